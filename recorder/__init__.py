@@ -1,0 +1,1 @@
+"""The recording service: everything with identity, SQL or HTTP."""

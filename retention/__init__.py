@@ -1,0 +1,1 @@
+"""Decisions about time, and the protocol of erasure."""

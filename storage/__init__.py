@@ -1,0 +1,1 @@
+"""Bytes in, verified bytes out: sealing, keys and object stores."""
