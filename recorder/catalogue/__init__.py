@@ -1,0 +1,1 @@
+"""The catalogue: tables, sessions, migrations, subject keys."""

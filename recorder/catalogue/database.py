@@ -1,0 +1,130 @@
+"""Engines, sessions and transactions, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from recorder.errors import ConfigurationError, Unavailable
+
+_WRITE = "recorder_write"
+
+
+class Database:
+    """The catalogue's database.
+
+    One session serves one task and one use case. Never hold one while audio streams: authorise,
+    write the audit entry, commit, then stream.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = sa.make_url(url)
+        except sa.exc.ArgumentError:
+            raise ConfigurationError("RECORDER_DATABASE_URL is not a database URL") from None
+        self.url = parsed
+        self.sqlite = parsed.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"pool_pre_ping": not self.sqlite}
+        if self.sqlite:
+            parsed = parsed.set(drivername="sqlite+aiosqlite")
+            options["connect_args"] = {"timeout": 15.0}
+        else:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            options |= {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10, "pool_recycle": 1800}
+            options["connect_args"] = {"connect_timeout": 5}
+        self.engine: AsyncEngine = create_async_engine(parsed, **options)
+        if self.sqlite:
+            sa.event.listen(self.engine.sync_engine, "connect", _configure_sqlite)
+            sa.event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+        self._read = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._write = async_sessionmaker(
+            self.engine.execution_options(**{_WRITE: True}), expire_on_commit=False
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A writing transaction: commits at the end, rolls back on any error.
+
+        Raises:
+            Unavailable: the database is away, full or too busy; nothing was committed.
+        """
+        async with self._scoped(self._write) as session, session.begin():
+            yield session
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncSession]:
+        """A session for reading.
+
+        Raises:
+            Unavailable: the database is away or too busy.
+        """
+        async with self._scoped(self._read) as session:
+            yield session
+
+    @asynccontextmanager
+    async def _scoped(self, factory: async_sessionmaker[AsyncSession]) -> AsyncIterator[AsyncSession]:
+        try:
+            async with factory() as session:
+                yield session
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise Unavailable("the database is away or busy; try again", dependency="database") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Unavailable("the database is away or busy; try again", dependency="database") from error
+            raise
+
+    async def check(self) -> None:
+        """Ask the database for one row.
+
+        Raises:
+            Unavailable: it did not answer.
+        """
+        async with self.snapshot() as session:
+            await session.execute(sa.text("SELECT 1"))
+
+    async def flush_deleted(self) -> bool:
+        """Make deleted bytes leave SQLite's files; True when they have.
+
+        With ``secure_delete`` the pages are zeroed, but old copies stay in the write-ahead log
+        until a checkpoint that no reader held up. On PostgreSQL the answer is always True: there
+        it is the rotation of key epochs that ends what dead tuples and WAL still hold.
+        """
+        if not self.sqlite:
+            return True
+        async with self.engine.connect() as connection:
+            raw = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            row = (await raw.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).one()
+        return int(row[0]) == 0
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        await self.engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not begin transactions by itself: _begin_sqlite does (BEGIN IMMEDIATE for writers).
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",  # an acknowledged push survives a power cut
+        "secure_delete=ON",
+        "foreign_keys=ON",
+        "busy_timeout=15000",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_isolation_level() == "AUTOCOMMIT":
+        return
+    immediate = connection.get_execution_options().get(_WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,0 +1,83 @@
+"""Every table, by domain. Importing this package registers them all on the metadata."""
+
+from recorder.catalogue.base import Base
+from recorder.catalogue.tables.accounts import (
+    Account,
+    ApiToken,
+    Approval,
+    LoginFailure,
+    RoleGrant,
+    WebSession,
+)
+from recorder.catalogue.tables.audit import AuditCheckpoint, AuditEntry, AuditNode
+from recorder.catalogue.tables.disposition import (
+    Certificate,
+    Erasure,
+    ErasureItem,
+    Hold,
+    Matter,
+    Restriction,
+    ScheduleVersion,
+    Tombstone,
+)
+from recorder.catalogue.tables.jobs import Job
+from recorder.catalogue.tables.parties import (
+    BlindIndex,
+    Choice,
+    Contact,
+    Controller,
+    Customer,
+    CustomerBatch,
+    Subject,
+)
+from recorder.catalogue.tables.recordings import (
+    Call,
+    IdempotencyKey,
+    Listen,
+    ListeningLink,
+    Recording,
+    RecordingAgent,
+    RecordingLink,
+    RecordingTag,
+    Source,
+    StoredObjectRow,
+)
+
+__all__ = [
+    "Account",
+    "ApiToken",
+    "Approval",
+    "AuditCheckpoint",
+    "AuditEntry",
+    "AuditNode",
+    "Base",
+    "BlindIndex",
+    "Call",
+    "Certificate",
+    "Choice",
+    "Contact",
+    "Controller",
+    "Customer",
+    "CustomerBatch",
+    "Erasure",
+    "ErasureItem",
+    "Hold",
+    "IdempotencyKey",
+    "Job",
+    "Listen",
+    "ListeningLink",
+    "LoginFailure",
+    "Matter",
+    "Recording",
+    "RecordingAgent",
+    "RecordingLink",
+    "RecordingTag",
+    "Restriction",
+    "RoleGrant",
+    "ScheduleVersion",
+    "Source",
+    "StoredObjectRow",
+    "Subject",
+    "Tombstone",
+    "WebSession",
+]

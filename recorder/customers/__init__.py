@@ -1,0 +1,1 @@
+"""Customer records, contacts, choices, and matching calls to customers."""

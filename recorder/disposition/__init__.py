@@ -1,0 +1,1 @@
+"""Retention applied: facts, windows, holds, sweeps, erasures, certificates."""

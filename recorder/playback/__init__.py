@@ -1,0 +1,1 @@
+"""Hearing a recording: ranges, renditions, listens, links."""

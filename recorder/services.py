@@ -1,0 +1,25 @@
+"""What the parts of the service share; built once, by the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.vault import Vault
+
+from recorder.catalogue.database import Database
+from recorder.clock import Clock
+from recorder.settings import Settings
+from storage.keys import Keyring
+from storage.objects import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Settings, clock, database, keys and bytes, passed to every use case."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    keyring: Keyring
+    store: ObjectStore
+    vault: Vault
