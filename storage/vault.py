@@ -1,0 +1,413 @@
+"""What the rest of the program sees of storage: sealed objects, written as streams and read by range.
+
+Plaintext exists here in memory only, a few segments at a time. No byte is released before the tag of its
+segment has been checked, and the first needed segment is checked before a read is handed out at all, so that
+an HTTP answer can still be an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol, Self
+from uuid import UUID
+
+from storage.errors import Misuse, StorageError, TamperedObject
+from storage.keys import Keyring, SubjectKeyRef, unwrap_data_key
+from storage.objects import Body, Chunk, ObjectStore
+from storage.ranges import RangePlan, plan_range
+from storage.sealed import (
+    DATA_KEY_SIZE,
+    HEADER_SIZE,
+    NONCE_PREFIX_SIZE,
+    SALT_SIZE,
+    SEGMENT_SIZE,
+    Opener,
+    Sealer,
+    object_aad,
+    sealed_size,
+)
+
+__all__ = ["Hasher", "OpenRange", "StoredObject", "Vault", "WrittenObject"]
+
+# Segments are opened in batches of at most this many, so that a piece is released soon and the overhead of a
+# piece stays small beside its bytes.
+_BATCH_SEGMENTS: Final = 8
+_KNOWN_HEADERS: Final = 4096
+
+
+class Hasher(Protocol):
+    """Anything with the `update` of hashlib."""
+
+    def update(self, data: bytes | bytearray, /) -> None: ...  # noqa: D102 - see hashlib
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenObject:
+    """An object that was just written; wrap its data key (`keys.wrap_data_key`) and drop it.
+
+    Attributes:
+        object_id: Random id, bound into the sealed bytes.
+        role: What the object is to its recording, bound as well.
+        key: Where it lies in the store; random, unrelated to `object_id`.
+        version_id: Its version, where the store has versions.
+        size: Plaintext size in bytes.
+        sealed_size: Size in the store in bytes.
+        sha256: Digest of the plaintext.
+        data_key: The secret that opens it.
+        header: The first 40 bytes of the object; public. Kept in the catalogue it saves each seek a request.
+    """
+
+    object_id: UUID
+    role: str
+    key: str
+    version_id: str | None
+    size: int
+    sealed_size: int
+    sha256: bytes
+    data_key: bytes = field(repr=False)
+    header: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as the catalogue remembers it; the fields are those of `WrittenObject`.
+
+    Attributes:
+        wrapped_key: The data key under the subject's key.
+        subject: Whose key that is.
+        header: The object's first 40 bytes if the catalogue keeps them, else they are fetched.
+    """
+
+    object_id: UUID
+    role: str
+    key: str
+    version_id: str | None
+    size: int
+    sha256: bytes
+    wrapped_key: bytes = field(repr=False)
+    subject: SubjectKeyRef
+    header: bytes | None = field(default=None, repr=False)
+
+
+class Vault:
+    """Seals streams into an object store and reads verified ranges back.
+
+    Args:
+        store: Where the ciphertext lies.
+        keyring: Where the keys of subjects are unwrapped.
+        random: Source of data keys, salts and ids; `os.urandom` but in tests.
+    """
+
+    def __init__(
+        self, store: ObjectStore, keyring: Keyring, *, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._random = random
+        # Headers are public, and a wrong one only makes tags fail; unwrapped keys are never remembered.
+        self._headers: OrderedDict[tuple[str, str | None], bytes] = OrderedDict()
+
+    async def write(
+        self,
+        source: AsyncIterable[Chunk],
+        *,
+        role: str,
+        object_id: UUID | None = None,
+        size: int | None = None,
+        hashers: Sequence[Hasher] = (),
+    ) -> WrittenObject:
+        """Seal and store a stream in one pass and constant memory.
+
+        Args:
+            source: The plaintext. An error that it raises propagates, and no object remains.
+            role: What the object is to its recording.
+            object_id: The object's id; a random one unless told.
+            size: Plaintext size in bytes if known beforehand, for a single streaming put.
+            hashers: Further digests to feed with the plaintext as it passes.
+
+        Raises:
+            Misuse: The source is longer or shorter than `size`, or the role is malformed.
+            StoreUnavailable: The store is away. It may hold an orphan then, for the reconciler to find.
+        """
+        object_id = UUID(bytes=self._random(16), version=4) if object_id is None else object_id
+        name = self._random(16).hex()
+        key = f"o/{name[:2]}/{name}"
+        data_key = self._random(DATA_KEY_SIZE)
+        sealing = _Sealing(
+            source,
+            Sealer(
+                data_key,
+                object_aad(object_id, role),
+                salt=self._random(SALT_SIZE),
+                nonce_prefix=self._random(NONCE_PREFIX_SIZE),
+            ),
+            size,
+            hashers,
+        )
+        expected = None if size is None else sealed_size(size)
+        try:
+            stat = await self._store.put(key, sealing.run(), size=expected)
+            if stat.size != sealed_size(sealing.size):
+                raise TamperedObject("the store holds another size than was written", object_id=object_id)
+        except BaseException:
+            await self._forget(key)
+            raise
+        return WrittenObject(
+            object_id,
+            role,
+            key,
+            stat.version_id,
+            sealing.size,
+            stat.size,
+            sealing.sha256.digest(),
+            data_key,
+            sealing.sealer.header(),
+        )
+
+    async def open_range(self, obj: StoredObject, start: int = 0, end: int | None = None) -> OpenRange:
+        """Open plaintext [start, end) for reading, with the first segment of it fetched and verified.
+
+        The caller closes what is returned (`aclose`, or `async with`); see `read` for the shorter way.
+
+        Raises:
+            TamperedObject: The key's wrap, the stored size or the first segment is not what it must be.
+            KeyDestroyed: The subject's key is gone.
+            ObjectMissing: The store does not hold the object.
+            Misuse: The range does not lie in the object.
+        """
+        plan = plan_range(obj.size, start, end)
+        data_key = unwrap_data_key(
+            self._keyring,
+            obj.subject,
+            obj.wrapped_key,
+            object_id=obj.object_id,
+            size=obj.size,
+            sha256=obj.sha256,
+        )
+        async with AsyncExitStack() as stack:
+            header = None if plan.has_header else await self._header(obj)
+            body = await stack.enter_async_context(
+                self._store.get(
+                    obj.key, start=plan.cipher_start, end=plan.cipher_end, version_id=obj.version_id
+                )
+            )
+            if body.size != sealed_size(obj.size):
+                raise TamperedObject("the stored size is not the recorded one", object_id=obj.object_id)
+            segments = _Segments(body, obj.object_id)
+            if header is None:
+                header = bytes(await segments.take(HEADER_SIZE))
+                self._remember(obj, header)
+            opener = Opener(data_key, object_aad(obj.object_id, obj.role), header, object_id=obj.object_id)
+            opened = OpenRange(opener, segments, plan, stack.pop_all())
+        try:
+            await opened.verify_first()
+        except BaseException:
+            await opened.aclose()
+            raise
+        return opened
+
+    @asynccontextmanager
+    async def read(
+        self, obj: StoredObject, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read plaintext [start, end) as verified pieces; the first one is verified on entering.
+
+        Raises:
+            TamperedObject: On entering or between pieces; nothing unverified is ever yielded.
+            KeyDestroyed: The subject's key is gone.
+            ObjectMissing: The store does not hold the object.
+            Misuse: The range does not lie in the object.
+        """
+        opened = await self.open_range(obj, start, end)
+        try:
+            yield opened
+        finally:
+            await opened.aclose()
+
+    async def verify(self, obj: StoredObject) -> None:
+        """Read the whole object and check every tag, its size and its SHA-256.
+
+        Raises:
+            TamperedObject: It is not what was written.
+            KeyDestroyed: The subject's key is gone.
+            ObjectMissing: The store does not hold the object.
+        """
+        digest = hashlib.sha256()
+        async with self.read(obj) as pieces:
+            async for piece in pieces:
+                digest.update(piece)
+        if digest.digest() != obj.sha256:
+            raise TamperedObject("the plaintext has another SHA-256", object_id=obj.object_id)
+
+    async def destroy(self, key: str) -> tuple[str, ...]:
+        """Delete every version and marker of an object and make sure that none is left.
+
+        Returns:
+            The ids of the versions deleted; () when there was nothing.
+
+        Raises:
+            ObjectLocked: The store holds on to a version.
+            StorageError: A version is still there after the deletion.
+        """
+        deleted = await self._store.delete_all(key)
+        left = [version async for version in self._store.versions(key) if version.key == key]
+        if left:
+            raise StorageError(f"object {key} still has {len(left)} versions after its deletion")
+        for known in [known for known in self._headers if known[0] == key]:
+            del self._headers[known]
+        return deleted
+
+    async def _header(self, obj: StoredObject) -> bytes:
+        known = self._headers.get((obj.key, obj.version_id))
+        if obj.header is not None:
+            return obj.header
+        if known is not None:
+            return known
+        async with self._store.get(obj.key, start=0, end=HEADER_SIZE, version_id=obj.version_id) as body:
+            header = b"".join([piece async for piece in body])
+        self._remember(obj, header)
+        return header
+
+    def _remember(self, obj: StoredObject, header: bytes) -> None:
+        self._headers[obj.key, obj.version_id] = header
+        self._headers.move_to_end((obj.key, obj.version_id))
+        if len(self._headers) > _KNOWN_HEADERS:
+            self._headers.popitem(last=False)
+
+    async def _forget(self, key: str) -> None:
+        """Best effort: what stays is an orphan for the reconciler, and the first error stands."""
+        with contextlib.suppress(StorageError):
+            await asyncio.shield(self._store.delete_all(key))
+
+
+class OpenRange:
+    """A verified reading in progress: iterate once, then close. Made by `Vault.open_range`."""
+
+    def __init__(self, opener: Opener, segments: _Segments, plan: RangePlan, stack: AsyncExitStack) -> None:
+        self._opener = opener
+        self._segments = segments
+        self._plan = plan
+        self._stack = stack
+        self._next = plan.first
+        self._left = plan.length
+        self._ready: bytes | None = None
+
+    @property
+    def length(self) -> int:
+        """Plaintext bytes of the whole range."""
+        return self._plan.length
+
+    async def verify_first(self) -> None:
+        """Fetch and verify the first segment, to be released by the first step of the iteration."""
+        self._ready = self._cut(await self._batch(1), self._plan.skip)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._ready is not None:
+            piece, self._ready = self._ready, None
+            if piece:
+                return piece
+        if self._next >= self._plan.stop:
+            raise StopAsyncIteration
+        return self._cut(await self._batch(_BATCH_SEGMENTS), 0)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Give the store's connection back."""
+        await self._stack.aclose()
+
+    async def _batch(self, segments: int) -> bytearray:
+        first = self._next
+        stop = min(first + segments, self._plan.stop)
+        size = min(stop * SEGMENT_SIZE, self._plan.cipher_end) - first * SEGMENT_SIZE
+        run = await self._segments.take(size - (HEADER_SIZE if first == 0 else 0))
+        self._next = stop
+        return self._opener.open_run(first, run, last=self._plan.last)
+
+    def _cut(self, plain: bytearray, skip: int) -> bytes:
+        with memoryview(plain) as view:
+            piece = bytes(view[skip : skip + self._left])
+        self._left -= len(piece)
+        return piece
+
+
+class _Segments:
+    """Cuts the pieces of a store's body to the sizes that segments have."""
+
+    def __init__(self, body: Body, object_id: UUID) -> None:
+        self._body = body
+        self._object_id = object_id
+        self._kept = b""
+        self._offset = 0
+
+    async def take(self, size: int) -> bytearray | memoryview:
+        """Return exactly the next `size` bytes.
+
+        Raises:
+            TamperedObject: The body ends before.
+        """
+        kept = len(self._kept) - self._offset
+        if kept >= size:
+            run = memoryview(self._kept)[self._offset : self._offset + size]
+            self._offset += size
+            return run
+        gathered = bytearray(memoryview(self._kept)[self._offset :])
+        self._kept, self._offset = b"", 0
+        while len(gathered) < size:
+            try:
+                piece = await anext(self._body)
+            except StopAsyncIteration:
+                raise TamperedObject("the object ends too early", object_id=self._object_id) from None
+            missing = size - len(gathered)
+            if len(piece) > missing:
+                gathered += memoryview(piece)[:missing]
+                self._kept, self._offset = piece, missing
+            else:
+                gathered += piece
+        return gathered
+
+
+class _Sealing:
+    """One pass over a source: count, hash, seal."""
+
+    def __init__(
+        self, source: AsyncIterable[Chunk], sealer: Sealer, expected: int | None, hashers: Sequence[Hasher]
+    ) -> None:
+        self.sealer = sealer
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+        self._source = source
+        self._expected = expected
+        self._hashers = (self.sha256, *hashers)
+
+    async def run(self) -> AsyncIterator[Chunk]:
+        head = bytearray(self.sealer.header())
+        async for chunk in self._source:
+            self.size += len(chunk)
+            if self._expected is not None and self.size > self._expected:
+                raise Misuse("the source is longer than its announced size")
+            for hasher in self._hashers:
+                hasher.update(chunk)
+            sealed = self.sealer.update(chunk)
+            if sealed:
+                if head:
+                    yield bytes(head)
+                    head.clear()
+                yield sealed
+        if self._expected is not None and self.size != self._expected:
+            raise Misuse("the source is shorter than its announced size")
+        yield bytes(head) + self.sealer.finish()
