@@ -79,6 +79,10 @@ class TooLarge(RecorderError):
     """A body is over the source's limit (413)."""
 
 
+class UnsupportedMediaType(RecorderError):
+    """A body of a kind that this route does not take (415)."""
+
+
 class Unauthenticated(RecorderError):
     """No credential, or one that is wrong, expired or revoked (401)."""
 
@@ -105,6 +109,18 @@ class Forbidden(RecorderError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TooMany(RecorderError):
+    """The caller asks for more at once than its share (429).
+
+    Attributes:
+        retry_after: seconds to wait.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class RangeNotSatisfiable(RecorderError):

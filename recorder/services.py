@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from storage.vault import Vault
+from dataclasses import dataclass, field
 
 from recorder.catalogue.database import Database
 from recorder.clock import Clock
+from recorder.metrics import Metrics
 from recorder.settings import Settings
 from storage.keys import Keyring
 from storage.objects import ObjectStore
+from storage.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +23,4 @@ class Services:
     keyring: Keyring
     store: ObjectStore
     vault: Vault
+    metrics: Metrics = field(default_factory=Metrics)

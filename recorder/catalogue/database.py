@@ -31,7 +31,8 @@ class Database:
             raise ConfigurationError("RECORDER_DATABASE_URL is not a database URL") from None
         self.url = parsed
         self.sqlite = parsed.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"pool_pre_ping": not self.sqlite}
+        # Parameters may be personal data: they stay out of error texts and logs.
+        options: dict[str, Any] = {"pool_pre_ping": not self.sqlite, "hide_parameters": True}
         if self.sqlite:
             parsed = parsed.set(drivername="sqlite+aiosqlite")
             options["connect_args"] = {"timeout": 15.0}

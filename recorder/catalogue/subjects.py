@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import uuid
 from datetime import datetime
@@ -87,5 +85,4 @@ def blind_index(keyring: keys.Keyring, controller_id: uuid.UUID, kind: str, valu
 
     The caller normalises first (E.164 phone, case-folded e-mail and name token, stripped number).
     """
-    key = keyring.index_key(str(controller_id))
-    return hmac.new(key, f"{kind}\x00{value}".encode(), hashlib.sha256).digest()
+    return keys.blind_index(keyring, str(controller_id), kind, value)

@@ -150,6 +150,7 @@ class StoredObjectRow(Base):
     sealed_size: Mapped[int]
     sha256: Mapped[bytes]  # of the plaintext
     content_type: Mapped[str] = mapped_column(sa.String(100))
+    header: Mapped[bytes | None]  # the sealed object's public first 40 bytes; spares each seek a request
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
 

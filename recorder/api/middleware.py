@@ -1,0 +1,157 @@
+"""Around every request: id, authentication, CSRF, errors to problems, headers, log line, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from recorder.access import sessions, tokens
+from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES
+from recorder.api.problems import http_problem, internal_problem, problem_response, translate
+from recorder.errors import Forbidden
+
+SESSION_COOKIE: Final = "recorder_session"
+CSRF_HEADER: Final = "X-CSRF-Token"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_REQUEST_ID: Final = re.compile(r"^[0-9a-f-]{16,40}$")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+log = logging.getLogger("recorder.http")
+
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: request id, one log line, metrics, security headers.
+
+    The line names the route's pattern, never the path: a sender's path may carry a number or a token.
+    """
+    offered = request.headers.get("X-Request-Id", "")
+    request_id = offered if _REQUEST_ID.match(offered) else uuid.uuid4().hex
+    request[REQUEST_ID] = request_id
+    metrics = request.app[SERVICES].metrics
+    started = time.perf_counter()
+    status = 500
+    with metrics.in_flight.track_inprogress():
+        try:
+            response = await handler(request)
+            status = response.status
+        except asyncio.CancelledError:
+            status = 499
+            raise
+        finally:
+            route = route_name(request)
+            seconds = time.perf_counter() - started
+            metrics.requests.labels(request.method, route, status).inc()
+            metrics.latency.labels(request.method, route).observe(seconds)
+            principal = request.get(PRINCIPAL)
+            log.info(
+                "request",
+                extra={
+                    "request_id": request_id,
+                    "method": request.method,
+                    "route": route,
+                    "status": status,
+                    "ms": round(seconds * 1000, 1),
+                    "actor": None if principal is None else principal.actor,
+                },
+            )
+    return response
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler: security headers and the request id on every answer, streams included."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    request_id = request.get(REQUEST_ID)
+    if request_id is not None:
+        response.headers["X-Request-Id"] = request_id
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors become problem details; after the first byte they break the connection instead."""
+    request_id = request[REQUEST_ID]
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return http_problem(error, request_id)
+    except Exception as error:
+        known = translate(error)
+        if known is None:
+            log.exception(
+                "unexpected failure", extra={"request_id": request_id, "route": route_name(request)}
+            )
+        elif known is not error:
+            log.warning("refused by a dependency", extra={"request_id": request_id}, exc_info=error)
+        if request.get("streaming"):
+            raise  # headers are out: only a broken connection tells the client
+        return internal_problem(request_id) if known is None else problem_response(known, request_id)
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find out who is asking: a bearer token, else a browser session (with CSRF protection)."""
+    services = request.app[SERVICES]
+    request[PRINCIPAL] = None
+    authorization = request.headers.get(hdrs.AUTHORIZATION, "")
+    if authorization[:7].lower() == "bearer ":
+        request[PRINCIPAL] = await tokens.authenticate_bearer(services, authorization)
+    elif (cookie := request.cookies.get(SESSION_COOKIE)) is not None:
+        found = await sessions.authenticate_session(services, cookie)
+        if found is not None:
+            request[PRINCIPAL], request[CSRF] = found
+            if request.method not in _SAFE:
+                check_same_site(request)
+                # Pages post forms; those carry the token in a field, which the page handler checks.
+                if not request.path.startswith("/app/"):
+                    check_csrf(request, request.headers.get(CSRF_HEADER, ""))
+    return await handler(request)
+
+
+def check_same_site(request: web.Request) -> None:
+    """Refuse a state-changing request that another site made (Fetch Metadata).
+
+    Raises:
+        Forbidden: the browser says it came from elsewhere.
+    """
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+        raise Forbidden("the request came from another site", reason="cross-site")
+
+
+def check_csrf(request: web.Request, given: str) -> None:
+    """Compare the CSRF token of a request with its session's.
+
+    Raises:
+        Forbidden: it is missing or another session's.
+    """
+    expected = request.get(CSRF)
+    if expected is None or not secrets.compare_digest(expected.encode(), given.encode()):
+        raise Forbidden(f"send the session's CSRF token in {CSRF_HEADER}", reason="csrf")
+
+
+def route_name(request: web.Request) -> str:
+    """The pattern of the matched route; ``unmatched`` where there is none."""
+    resource = request.match_info.route.resource
+    return "unmatched" if resource is None else resource.canonical

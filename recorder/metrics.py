@@ -1,0 +1,57 @@
+"""Prometheus metrics of the service: counts, sizes and times, labelled by route and never by person."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """One registry for one service."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "recorder_http_requests_total",
+            "HTTP requests by route and status.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "recorder_http_request_seconds",
+            "Time to the end of the answer.",
+            ["method", "route"],
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "recorder_http_in_flight", "Requests being answered now.", registry=self.registry
+        )
+        self.received = Counter(
+            "recorder_received_bytes_total", "Audio bytes taken in, as pushed.", registry=self.registry
+        )
+        self.pushes = Counter(
+            "recorder_pushes_total", "Pushes by outcome.", ["outcome"], registry=self.registry
+        )
+        self.streamed = Counter(
+            "recorder_streamed_bytes_total", "Audio bytes played, unsealed.", registry=self.registry
+        )
+        self.corrupt = Counter(
+            "recorder_corrupt_objects_total",
+            "Objects refused because their bytes were not what was written. Alarm above zero.",
+            registry=self.registry,
+        )
+        self.unsequenced = Gauge(
+            "recorder_audit_unsequenced",
+            "Audit entries waiting for the log's leader.",
+            registry=self.registry,
+        )
+        self.overdue_erasures = Gauge(
+            "recorder_overdue_erasures",
+            "Erasures begun more than a day ago and not finished. Should be zero.",
+            registry=self.registry,
+        )
+        self.jobs = Gauge(
+            "recorder_jobs", "Background work by kind and state.", ["kind", "state"], registry=self.registry
+        )
+        self.ready = Gauge(
+            "recorder_ready", "Whether the service can accept durably.", registry=self.registry
+        )
