@@ -41,17 +41,13 @@ from retention.model import (
     Verdict,
 )
 from retention.periods import end_of_period, zone_of
+from retention.rights import RESTRICTS_WHILE_PENDING
 from retention.rules import NEEDS_CUSTOMER, Waiting, first_failure, standing_withdrawals, trigger_of
 
 __all__ = ["decide", "decide_case", "judge"]
 
 _OBJECTION_FLOOR = frozenset({Purpose.TRAINING, Purpose.QUALITY})
 """Closed by an objection at once, whatever the schedule says (GDPR art. 21)."""
-
-_RESTRICTING = frozenset(
-    {RequestKind.ERASURE, RequestKind.RECTIFICATION, RequestKind.OBJECTION, RequestKind.RESTRICTION}
-)
-"""Requests that restrict while they are pending (GDPR art. 18(1)); access and portability do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +376,7 @@ def _standing(
         if request.pending(now):
             notes.note("request_pending", None, kind=str(request.kind), filed_at=_text(request.filed_at))
             frozen = True
-            restricted = restricted or request.kind in _RESTRICTING
+            restricted = restricted or request.kind in RESTRICTS_WHILE_PENDING
     restrictions = [
         c
         for c in choices

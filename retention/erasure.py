@@ -1,6 +1,7 @@
 """Erasure as a resumable sequence of steps, each of which is safe to repeat.
 
-    begin ─► rewrap_kept ─► destroy_keys ─► delete_objects ⇄ prove_absence ─► tombstone ─► certificate ─► finish
+    begin ─► rewrap_kept ─► destroy_keys ─► delete_objects ⇄ prove_absence ─► tombstone ─► certificate
+      │                                                                                        └─► finish
       └───► abandon                (nothing to erase: the recording stays, with its reason)
 
 The machine has no memory of its own: the port stores the name of the last completed step in the

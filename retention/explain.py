@@ -94,7 +94,7 @@ def _fate(decision: Decision, now: datetime, zone: ZoneInfo) -> Iterator[str]:
         yield f"Kept until {_day(decision.erase_on, zone)}: {_last_reason(decision)}."
     elif decision.frozen:
         since = _day(decision.erase_on, zone)
-        yield f"Its time ended on {since}, but a request is open or its use is restricted, so nothing is erased."
+        yield f"Its time ended on {since}, but an open request or a restriction keeps it."
     else:
         yield f"To be erased: its time ended on {_day(decision.erase_on, zone)}, {_last_reason(decision)}."
     if decision.restricted:

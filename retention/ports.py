@@ -168,8 +168,9 @@ class SweepPort(Protocol):
     async def due(self, now: datetime, limit: int, after: str | None) -> Sequence[str]:
         """Recording ids whose *stored* decision says that they may be due, in ascending id order.
 
-        Candidates: stored ``erase_on`` <= `now` or a card-security destruction outstanding; not
-        erased, not erasing. A superset is fine (each is decided afresh), a missing one is not.
+        Candidates: stored ``erase_on`` <= `now`, stored ``reevaluate_at`` <= `now`, or a
+        card-security destruction outstanding; not erased, not erasing. A superset is fine (each
+        is decided afresh), a missing one is not.
         Rows that another worker has in hand are listed too, or the bulk brake would undercount.
 
         Args:
@@ -195,13 +196,17 @@ class SweepPort(Protocol):
         """Record that a sweep stopped because it would erase `count`, and ask a second person.
 
         Returns:
-            Id of the pending approval. The same pending approval while one for at least this
-            count is open.
+            Id of the approval: an unspent one for at least this count, granted or still pending,
+            if there is one, else a new pending one.
         """
         ...
 
-    async def approval_covers(self, approval_id: str, count: int, now: datetime) -> bool:
-        """Whether a second person has granted this approval, for at least `count`, and it is unspent."""
+    async def use_approval(self, approval_id: str, count: int, now: datetime) -> bool:
+        """Spend an approval that a second person has granted for at least `count`.
+
+        Returns:
+            False, changing nothing, if it is unknown, not granted, too small or spent.
+        """
         ...
 
     async def open_erasure(self, recording_id: str, ground: str, scope: str, now: datetime) -> str | None:

@@ -3,7 +3,8 @@
 1. Erasures that an earlier run did not finish are resumed.
 2. Every candidate is decided afresh by the engine; its stored decision only proposed it. A dry run
    is this step, and nothing but this step.
-3. The bulk brake compares what would go with what there is, before the first of them goes.
+3. The bulk brake compares what would go with what there is, before the first of them goes. Originals
+   with a card security code are exempt: nothing may delay them.
 4. Each due recording gets an erasure, which judges it once more under lock.
 """
 
@@ -136,13 +137,12 @@ class Sweep:
             await self._resume(report)
         await self._decide(report)
         if dry_run:
-            population = await self._port.population()
-            report.braked = self._limits.stops(len(report.due), population)
+            report.braked = self._limits.stops(self._whole(report), await self._port.population())
             return report
-        if not await self._let_through(report, approval):
-            return report
+        free = await self._let_through(report, approval)
         for finding in report.due:
-            await self._erase_one(finding, report)
+            if free or finding.scope is Scope.ORIGINAL:
+                await self._erase_one(finding, report)
         return report
 
     async def _resume(self, report: SweepReport) -> None:
@@ -173,15 +173,22 @@ class Sweep:
                 await self._port.settle(recording_id, decision.to_json(), report.now)
 
     async def _let_through(self, report: SweepReport, approval: str | None) -> bool:
+        count = self._whole(report)
         population = await self._port.population()
-        count = len(report.due)
         if not self._limits.stops(count, population):
             return True
-        if approval is not None and await self._port.approval_covers(approval, count, report.now):
+        if approval is not None and await self._port.use_approval(approval, count, report.now):
             return True
-        report.braked = True
-        report.approval_id = await self._port.brake(count, population, report.now)
+        known = await self._port.brake(count, population, report.now)
+        if await self._port.use_approval(known, count, report.now):
+            return True
+        report.braked, report.approval_id = True, known
         return False
+
+    @staticmethod
+    def _whole(report: SweepReport) -> int:
+        """What the brake counts: a card security code goes at once, and its recording lives on."""
+        return sum(finding.scope is Scope.RECORDING for finding in report.due)
 
     async def _erase_one(self, finding: Finding, report: SweepReport) -> None:
         recording_id = finding.recording_id
