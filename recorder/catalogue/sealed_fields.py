@@ -1,0 +1,18 @@
+"""Names under which personal JSON is sealed; each is bound into its ciphertext, so they never change."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RECORDING_METADATA: Final = "recording.metadata"
+"""``recordings.sealed``: the metadata as pushed (`RecordingMetadata` as JSON), with ``_file_name``,
+``_estimated`` (names of fields the service filled in) and ``_unparsed`` beside it where there are any."""
+
+CUSTOMER_RECORD: Final = "customer.record"
+"""``customers.sealed``: the current values, see `recorder.customers.records.CustomerRecord`."""
+
+CUSTOMER_BATCH: Final = "customer.batch"
+"""``customer_batches.sealed``: ``{source_ref, fields}`` as delivered."""
+
+CONTACT_NOTE: Final = "contact.note"
+"""``contacts.sealed``: ``{note, reference}``."""
