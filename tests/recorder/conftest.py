@@ -29,9 +29,15 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
+def unopened_database(database_url: str) -> Database:
+    """Made outside the event loop: SQLAlchemy asks the file system for a SQLite file's absolute path."""
+    return Database(database_url)
+
+
+@pytest.fixture
+async def database(unopened_database: Database) -> AsyncIterator[Database]:
     """An empty catalogue; runs on SQLite and on PostgreSQL."""
-    database = Database(database_url)
+    database = unopened_database
     async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     try:

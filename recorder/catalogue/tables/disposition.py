@@ -76,11 +76,31 @@ class Erasure(Base):
     """One erasure, step by step; ``step`` is the last step that is complete."""
 
     __tablename__ = "erasures"
+    __table_args__ = (
+        # One open erasure per target and scope: of two workers one opens it, the other finds it.
+        sa.Index(
+            "uq_erasures_open_recording",
+            "recording_id",
+            "scope",
+            unique=True,
+            sqlite_where=sa.text("finished_at IS NULL AND recording_id IS NOT NULL"),
+            postgresql_where=sa.text("finished_at IS NULL AND recording_id IS NOT NULL"),
+        ),
+        sa.Index(
+            "uq_erasures_open_customer",
+            "customer_id",
+            unique=True,
+            sqlite_where=sa.text("finished_at IS NULL AND customer_id IS NOT NULL"),
+            postgresql_where=sa.text("finished_at IS NULL AND customer_id IS NOT NULL"),
+        ),
+        sa.Index("ix_erasures_unfinished", "finished_at", "requested_at"),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     controller_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("controllers.id"), index=True)
     recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"), index=True)
     customer_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("customers.id"), index=True)
+    scope: Mapped[str] = mapped_column(sa.String(20))  # recording, customer, original
     ground: Mapped[ErasureGround] = mapped_column(enum_column(ErasureGround))
     requested_by: Mapped[str] = mapped_column(sa.String(120))
     requested_at: Mapped[datetime]

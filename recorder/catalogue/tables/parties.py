@@ -23,6 +23,8 @@ class Controller(Base):
     country: Mapped[str] = mapped_column(sa.String(2))
     time_zone: Mapped[str] = mapped_column(sa.String(64))
     authority: Mapped[str] = mapped_column(sa.String(200))
+    # Month and day on which its financial years end; accounting statutes count from there.
+    financial_year_end: Mapped[str] = mapped_column(sa.String(5), default="12-31")
     # Seals what belongs to the controller rather than to one person (staff names, source settings).
     subject_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("subjects.id", use_alter=True))
     created_at: Mapped[datetime]

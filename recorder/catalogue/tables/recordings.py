@@ -52,6 +52,7 @@ class Recording(Base):
         sa.UniqueConstraint("source_id", "identity"),
         sa.Index("ix_recordings_listing", "controller_id", "started_at", "id"),
         sa.Index("ix_recordings_due", "controller_id", "erase_on"),
+        sa.Index("ix_recordings_sweep", "controller_id", "sweep_on"),
         sa.Index("ix_recordings_queue", "controller_id", "queue", "started_at"),
     )
 
@@ -94,6 +95,7 @@ class Recording(Base):
     decision: Mapped[dict[str, Any] | None]  # retention.model.Decision.to_json()
     schedule_version: Mapped[int | None]
     erase_on: Mapped[datetime | None]
+    sweep_on: Mapped[datetime | None]  # when the sweep must look: erase_on, or sooner if inputs change by time
     evaluated_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None]
     certificate_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("certificates.id"))
