@@ -145,7 +145,7 @@ class ObjectStore(Protocol):
         ...
 
     def versions(self, prefix: str = "") -> AsyncIterator[Version]:
-        """Yield every version and delete marker below the prefix, by key, the newest first."""
+        """Yield every version and delete marker below the prefix, in no promised order."""
         ...
 
     async def delete_version(self, key: str, version_id: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from storage.errors import Misuse, Unsupported
+from storage.errors import Misuse
 from storage.local import LocalStore
 from storage.memory import MemoryStore
 from storage.objects import ObjectStore
@@ -49,5 +49,16 @@ def open_store(
         endpoint = urlsplit(s3_endpoint if "://" in s3_endpoint else f"https://{s3_endpoint}")
         if endpoint.scheme not in {"http", "https"} or not endpoint.netloc or endpoint.path.strip("/"):
             raise Misuse("an S3 endpoint is https://host[:port]")
-        raise Unsupported("S3 is not connected yet")
+        # Imported here: the embedded default needs neither minio nor its HTTP client.
+        from storage.s3 import S3Store
+
+        return S3Store(
+            endpoint.netloc,
+            access_key,
+            secret_key,
+            parts.netloc,
+            region or "us-east-1",
+            secure=endpoint.scheme == "https",
+            ca_file=ca_file,
+        )
     raise Misuse("an object store is file:///directory, s3://bucket or memory://")
