@@ -334,7 +334,9 @@ def _decide_console(principal: Principal, action: Action) -> Verdict:
 
 def _filter(principal: Principal, rule: Rule, grant: Grant) -> ScopeFilter | None:
     """The calls that a rule and a grant reach together; None when none at all."""
-    own = None if principal.agent_code is None else ScopeFilter(agents=frozenset({principal.agent_code}))
+    # An agent code names a person only at the account's own controller; elsewhere it is somebody else's.
+    at_home = principal.agent_code is not None and grant.controller_id == principal.controller_id
+    own = ScopeFilter(agents=frozenset({principal.agent_code or ""})) if at_home else None
     if rule.reach in (Reach.OWN, Reach.FEEDBACK):
         return own
     if grant.scope is ScopeKind.CONTROLLER:

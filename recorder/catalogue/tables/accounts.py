@@ -75,6 +75,8 @@ class ApiToken(Base):
     label: Mapped[str] = mapped_column(sa.String(100))
     role: Mapped[Role] = mapped_column(enum_column(Role))
     source_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("sources.id"), index=True)
+    # The person who answers for it: when they leave, it dies with their account.
+    owner_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("accounts.id"), index=True)
     scope: Mapped[ScopeKind] = mapped_column(enum_column(ScopeKind))
     values: Mapped[list[str]]
     created_at: Mapped[datetime]

@@ -216,6 +216,14 @@ def test_grants_with_nothing_in_them_reach_nothing() -> None:
     ).allowed
 
 
+def test_an_agent_code_is_somebody_elses_at_another_controller() -> None:
+    visiting = Principal(
+        "account", "p", ELSEWHERE, (Grant(Role.AGENT, HERE, ScopeKind.OWN),), agent_code="A1"
+    )
+    assert visible(visiting, HERE) == ()
+    assert decide(visiting, Action.VIEW_RECORDING, controller_id=HERE, target=CASES[0].target).code == "scope"
+
+
 def test_a_telephony_role_without_a_source_pushes_nothing() -> None:
     who = Principal("token", "p", HERE, (Grant(Role.TELEPHONY, HERE, ScopeKind.CONTROLLER),))
     assert not decide(who, Action.PUSH, controller_id=HERE, target=Target(source_id=None)).allowed

@@ -1,0 +1,124 @@
+"""Passwords: Argon2id (RFC 9106) in PHC strings, computed on threads of their own.
+
+Whoever signs in waits as long for an unknown user name as for a known one: see :func:`verify`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from cryptography.exceptions import InvalidKey
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from recorder.errors import FieldError, InvalidInput
+
+R = TypeVar("R")
+MIN_LENGTH: Final = 12
+MAX_LENGTH: Final = 200
+_SALT: Final = 16
+_TAG: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a guess costs: memory in KiB, passes over it, lanes."""
+
+    memory_kib: int
+    iterations: int
+    lanes: int
+
+    @property
+    def prefix(self) -> str:
+        """How a PHC string of these parameters begins."""
+        return f"$argon2id$v=19$m={self.memory_kib},t={self.iterations},p={self.lanes}$"
+
+
+# RFC 9106 section 4, second recommended option: 64 MiB, for machines that do other things as well.
+CURRENT = Parameters(memory_kib=64 * 1024, iterations=3, lanes=4)
+
+# Two at a time: a burst of sign-ins takes at most 128 MiB and leaves the other threads alone.
+_POOL: Final = ThreadPoolExecutor(2, thread_name_prefix="argon2")
+
+
+def check_strength(password: str, *, path: str = "/password", unlike: tuple[str, ...] = ()) -> None:
+    """Refuse what is guessed first; length is what counts (NIST SP 800-63B section 5.1.1).
+
+    Args:
+        password: As typed.
+        path: JSON pointer of the field, for the error.
+        unlike: Words it must not contain, for example the user name.
+
+    Raises:
+        InvalidInput: too short, too long, one repeated character, or built on one of ``unlike``.
+    """
+    prepared = _prepare(password)
+    if not MIN_LENGTH <= len(prepared) <= MAX_LENGTH:
+        problem = f"give {MIN_LENGTH} to {MAX_LENGTH} characters"
+    elif len(set(prepared)) < 4:
+        problem = "use more different characters"
+    elif any(word and word.casefold() in prepared.casefold() for word in unlike):
+        problem = "do not build it on the user name"
+    else:
+        return
+    raise InvalidInput("the password is not acceptable", fields=[FieldError(path, problem)])
+
+
+async def hash_password(password: str, parameters: Parameters | None = None) -> str:
+    """The PHC string to store, of the current parameters unless told."""
+    return await _run(_hash, password, parameters or CURRENT)
+
+
+async def verify(password: str, stored: str | None) -> bool:
+    """Whether the password is the stored one; constant time in the comparison.
+
+    Args:
+        password: As typed.
+        stored: The PHC string; None where there is no such user: the same work is done, for nothing.
+    """
+    return await _run(_verify, password, stored)
+
+
+def needs_rehash(stored: str) -> bool:
+    """Whether a hash was made with other parameters; re-hash while the password is at hand."""
+    return not stored.startswith(CURRENT.prefix)
+
+
+async def _run(work: Callable[..., R], *arguments: object) -> R:
+    return await asyncio.get_running_loop().run_in_executor(_POOL, work, *arguments)
+
+
+def _hash(password: str, parameters: Parameters) -> str:
+    return _kdf(parameters).derive_phc_encoded(_prepare(password).encode())
+
+
+def _verify(password: str, stored: str | None) -> bool:
+    prepared = _prepare(password)[: MAX_LENGTH + 1].encode()
+    if stored is None:
+        _kdf(CURRENT).derive(prepared)
+        return False
+    try:
+        Argon2id.verify_phc_encoded(prepared, stored)
+    except InvalidKey:
+        return False
+    return True
+
+
+def _kdf(parameters: Parameters) -> Argon2id:
+    return Argon2id(
+        salt=os.urandom(_SALT),
+        length=_TAG,
+        iterations=parameters.iterations,
+        lanes=parameters.lanes,
+        memory_cost=parameters.memory_kib,
+    )
+
+
+def _prepare(password: str) -> str:
+    # The same characters however the keyboard composed them (NIST SP 800-63B section 5.1.1.2).
+    return unicodedata.normalize("NFKC", password)
