@@ -227,7 +227,10 @@ async def disable_account(
         await session.execute(
             sa.update(ListeningLink)
             .where(
-                sa.or_(ListeningLink.created_by == account_id, ListeningLink.recipient_id == account_id),
+                sa.or_(
+                    ListeningLink.created_by == f"account:{account_id}",
+                    ListeningLink.recipient_id == account_id,
+                ),
                 ListeningLink.revoked_at.is_(None),
             )
             .values(revoked_at=now)

@@ -179,7 +179,7 @@ class ListeningLink(Base):
     recording_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("recordings.id"), index=True)
     purpose: Mapped[str] = mapped_column(sa.String(40))
     rendition: Mapped[str] = mapped_column(sa.String(20))
-    created_by: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("accounts.id"))
+    created_by: Mapped[str] = mapped_column(sa.String(120))  # actor: a person's account or an API client
     recipient_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("accounts.id"))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]

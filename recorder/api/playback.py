@@ -1,0 +1,262 @@
+"""Hearing a recording: ranges of audio, the drawn wave, listening links."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Final
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, Field
+
+from recorder.api.framework import ApiCall, Route, json_response, no_content
+from recorder.errors import (
+    Conflict,
+    Corrupt,
+    Erased,
+    Forbidden,
+    NotFound,
+    RangeNotSatisfiable,
+    Unavailable,
+)
+from recorder.playback import links, serve
+from recorder.playback.decide import Rendition
+from recorder.playback.ranges import matches, select_range
+from recorder.playback.serve import Audio
+from retention.model import Purpose
+
+AUDIO_TYPES: Final = (
+    "audio/wav",
+    "audio/ogg",
+    "audio/mpeg",
+    "audio/webm",
+    "audio/flac",
+    "audio/mp4",
+    "audio/aac",
+    "application/octet-stream",
+)
+_SUFFIXES: Final = {
+    "audio/wav": "wav",
+    "audio/ogg": "ogg",
+    "audio/mpeg": "mp3",
+    "audio/webm": "webm",
+    "audio/flac": "flac",
+    "audio/mp4": "m4a",
+    "audio/aac": "aac",
+    "application/json": "json",
+}
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class AudioQuery(_Query):
+    """What a recording is heard for, and in which form."""
+
+    purpose: Purpose = Field(description="what the call is heard for; every listen declares one")
+    rendition: Rendition = Rendition.PLAYBACK
+
+
+class PeaksQuery(_Query):
+    """For which purpose the wave is wanted; any that the caller has, unless told."""
+
+    purpose: Purpose | None = None
+
+
+class NewLinkBody(BaseModel):
+    """A listening link to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    purpose: Purpose
+    rendition: Rendition = Rendition.PLAYBACK
+    recipient: uuid.UUID | None = Field(None, description="the one account that may open it")
+    minutes: Annotated[int, Field(gt=0)] | None = Field(None, description="how long it works")
+
+
+class LinkAnswer(BaseModel):
+    """A listening link; the address is shown this once."""
+
+    id: uuid.UUID
+    url: str
+    expires_at: datetime
+
+
+async def get_audio(call: ApiCall) -> web.StreamResponse:
+    """Audio of a recording, whole or one range of it."""
+    query: AudioQuery = call.query
+    audio = await serve.open_listen(
+        call.services,
+        call.principal,
+        call.uuid("id"),
+        query.purpose,
+        query.rendition,
+        counted=call.request.method != hdrs.METH_HEAD,
+        request_id=call.request_id,
+    )
+    return await _send(call, audio)
+
+
+async def get_listen(call: ApiCall) -> web.StreamResponse:
+    """The same through a listening link."""
+    audio = await links.open_link(
+        call.services,
+        call.principal,
+        call.path["token"],
+        counted=call.request.method != hdrs.METH_HEAD,
+        request_id=call.request_id,
+    )
+    return await _send(call, audio)
+
+
+async def get_peaks(call: ApiCall) -> web.StreamResponse:
+    """The drawn wave: smallest and largest sample per pixel and channel."""
+    query: PeaksQuery = call.query
+    audio = await serve.open_peaks(
+        call.services, call.principal, call.uuid("id"), query.purpose, request_id=call.request_id
+    )
+    return await _send(call, audio)
+
+
+async def post_link(call: ApiCall) -> web.StreamResponse:
+    """Make a listening link."""
+    body: NewLinkBody = call.body
+    made = await links.create_link(
+        call.services,
+        call.principal,
+        call.uuid("id"),
+        body.purpose,
+        rendition=body.rendition,
+        recipient_id=body.recipient,
+        minutes=body.minutes,
+        request_id=call.request_id,
+    )
+    answer = LinkAnswer(id=made.id, url=made.url, expires_at=made.expires_at)
+    return json_response(answer, 201)
+
+
+async def delete_link(call: ApiCall) -> web.StreamResponse:
+    """Revoke a listening link."""
+    await links.revoke_link(
+        call.services, call.principal, call.uuid("id"), call.uuid("link"), request_id=call.request_id
+    )
+    return no_content()
+
+
+async def _send(call: ApiCall, audio: Audio) -> web.StreamResponse:
+    """Answer with what the request's preconditions and range ask for (RFC 9110 sections 13.2.2 and 14)."""
+    request = call.request
+    response = web.StreamResponse(headers=_headers(audio))
+    if_match, if_none_match = request.headers.get(hdrs.IF_MATCH), request.headers.get(hdrs.IF_NONE_MATCH)
+    if if_match is not None and not matches(if_match, audio.etag, weak=False):
+        return web.Response(status=412, headers={"ETag": audio.etag})
+    if if_none_match is not None and matches(if_none_match, audio.etag, weak=True):
+        response.set_status(304)
+        await response.prepare(request)
+        return response
+    if request.method == hdrs.METH_HEAD:
+        # Range is defined for GET alone (section 14.2).
+        response.content_length = audio.size
+        await response.prepare(request)
+        return response
+    chosen = select_range(
+        request.headers.get(hdrs.RANGE),
+        audio.size,
+        etag=audio.etag,
+        if_range=request.headers.get(hdrs.IF_RANGE),
+    )
+    async with serve.stream(call.services, audio, chosen.start, chosen.end) as pieces:
+        # The first segment is verified by now, so this answer is no longer an error.
+        if chosen.partial:
+            response.set_status(206)
+            response.headers[hdrs.CONTENT_RANGE] = chosen.content_range
+        response.content_length = chosen.length
+        await response.prepare(request)
+        # From here a failure must break the connection: ending early would look like the end.
+        request["streaming"] = True
+        async for piece in pieces:
+            await response.write(piece)
+        await response.write_eof()
+    return response
+
+
+def _headers(audio: Audio) -> dict[str, str]:
+    suffix = _SUFFIXES.get(audio.content_type.partition(";")[0], "bin")
+    return {
+        hdrs.CONTENT_TYPE: audio.content_type,
+        hdrs.ACCEPT_RANGES: "bytes",
+        hdrs.ETAG: audio.etag,
+        hdrs.CACHE_CONTROL: "private, no-store",
+        hdrs.CONTENT_DISPOSITION: f'inline; filename="{audio.recording_id}.{suffix}"',
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+
+
+_OTHER: Final = {
+    206: "One range of it (RFC 9110 section 14)",
+    304: "The caller has it already",
+    412: "A precondition does not hold",
+}
+_RAISES: Final = (NotFound, Forbidden, Erased, Conflict, RangeNotSatisfiable, Corrupt, Unavailable)
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET",
+        "/api/v1/recordings/{id}/audio",
+        get_audio,
+        summary="Hear a recording for a purpose",
+        tag="playback",
+        query=AudioQuery,
+        other=_OTHER,
+        raises=_RAISES,
+        raw=True,
+        head=True,
+        answer_types=AUDIO_TYPES,
+    ),
+    Route(
+        "GET",
+        "/api/v1/recordings/{id}/peaks",
+        get_peaks,
+        summary="The drawn wave of a recording",
+        tag="playback",
+        query=PeaksQuery,
+        other=_OTHER,
+        raises=_RAISES,
+        raw=True,
+        answer_types=("application/json",),
+    ),
+    Route(
+        "POST",
+        "/api/v1/recordings/{id}/links",
+        post_link,
+        summary="Make a listening link",
+        tag="playback",
+        body=NewLinkBody,
+        answer=LinkAnswer,
+        status=201,
+        raises=(NotFound, Forbidden, Erased),
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/recordings/{id}/links/{link}",
+        delete_link,
+        summary="Revoke a listening link",
+        tag="playback",
+        status=204,
+        raises=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/listen/{token}",
+        get_listen,
+        summary="Hear a recording through a listening link",
+        tag="playback",
+        other=_OTHER,
+        raises=_RAISES,
+        raw=True,
+        head=True,
+        answer_types=AUDIO_TYPES,
+    ),
+)
