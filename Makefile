@@ -77,12 +77,14 @@ $(PLACE_STAMP):
 
 $(RUN_STAMP): $(PLACE_STAMP)
 	@echo "installing the locked requirements"
-	@$(PIP) --require-hashes -r requirements/build.txt -r requirements/run.txt
+	@$(PIP) --require-hashes -r requirements/build.txt
+	@$(PIP) --require-hashes --no-build-isolation --use-pep517 -r requirements/run.txt
 	@$(PIP) --no-deps --no-build-isolation --no-index -e .
 	@rm -f $(VENV)/.run-*; touch $@
 
 $(DEV_STAMP): $(PLACE_STAMP)
 	@echo "installing the locked requirements, with those of the tests"
-	@$(PIP) --require-hashes -r requirements/build.txt -r requirements/dev.txt
+	@$(PIP) --require-hashes -r requirements/build.txt
+	@$(PIP) --require-hashes --no-build-isolation --use-pep517 -r requirements/dev.txt
 	@$(PIP) --no-deps --no-build-isolation --no-index -e .
 	@rm -f $(VENV)/.dev-*; touch $@

@@ -89,7 +89,7 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
     for function in guard.functions.values():
         # Importing a module reads files, once; the tests' servers are not the service's doing.
         function.can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})
-        for module in ("processes", "rgw", "s3", "ministack", "postgres"):
+        for module in ("processes", "rgw", "s3", "seaweedfs", "ministack", "postgres"):
             function.can_block_in(f"tests/servers/{module}.py", every)
         # Tracebacks and warnings read source files to show a line.
         function.can_block_in("linecache.py", {"checkcache", "updatecache", "getlines"})

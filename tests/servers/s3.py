@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from abc import ABC, abstractmethod
-from pathlib import Path
+from collections.abc import Callable
 
 from minio import Minio
 
@@ -77,48 +78,74 @@ class S3Server(ABC):
         """Stop for good and remove everything."""
 
 
+def _ceph() -> S3Server:
+    from tests.servers.rgw import RgwServer, find_ceph
+
+    return RgwServer(find_ceph())
+
+
+def _seaweedfs() -> S3Server:
+    from tests.servers.seaweedfs import SeaweedServer
+
+    return SeaweedServer()
+
+
+def _ministack() -> S3Server:
+    from tests.servers.ministack import MinistackServer
+
+    return MinistackServer()
+
+
+_CHOICES: dict[str, Callable[[], S3Server]] = {"rgw": _ceph, "seaweedfs": _seaweedfs, "ministack": _ministack}
+
+
 def new_s3_server() -> S3Server:
-    """Start the best S3 server that this machine offers.
+    """Start the best S3 server that this machine offers, or the one that ``TEST_S3_SERVER`` names.
 
     Raises:
         ServerFailedError: one is installed and does not start.
-        ServerUnavailableError: neither Ceph RGW nor ministack is there.
+        ServerUnavailableError: none can be had.
     """
-    from tests.servers.ministack import MinistackServer
-    from tests.servers.rgw import RgwServer, find_ceph
-
-    try:
-        ceph = find_ceph()
-    except processes.ServerUnavailableError as reason:
-        report.missing(
-            "Ceph RGW",
-            f"{reason}; the S3 tests ran against the ministack emulator, which accepts any key and is no "
-            "proof of durability, signatures or Object Lock",
-        )
-        emulator = MinistackServer()
-        emulator.start()
-        report.used("S3", emulator.kind)
-        return emulator
-    server = RgwServer(ceph)
-    try:
-        server.start()
-    except BaseException:
-        server.close()
-        raise
-    report.used("S3", server.kind)
-    return server
+    wanted = os.environ.get("TEST_S3_SERVER")
+    reasons: list[str] = []
+    for name, make in _CHOICES.items():
+        if wanted not in {None, name}:
+            continue
+        try:
+            server = make()
+        except processes.ServerUnavailableError as reason:
+            reasons.append(str(reason))
+            continue
+        try:
+            server.start()
+        except BaseException:
+            server.close()
+            raise
+        report.used("S3", server.kind)
+        if reasons:
+            report.missing("Ceph RGW", f"{'; '.join(reasons)}; {server.kind} played the object store")
+        if name == "ministack":
+            report.missing(
+                "proof by a real S3 server",
+                "the emulator accepts any key and shows nothing about durability, signatures or Object Lock",
+            )
+        return server
+    raise processes.ServerUnavailableError("; ".join(reasons) or f"no S3 server is called {wanted!r}")
 
 
 def describe() -> str:
     """Say in a few words which S3 server a run would start (for pytest's header)."""
     from tests.servers.rgw import find_ceph
+    from tests.servers.seaweedfs import find_weed
 
+    wanted = os.environ.get("TEST_S3_SERVER")
+    if wanted is not None:
+        return f"{wanted}, as TEST_S3_SERVER asks"
     try:
         return f"Ceph RGW ({find_ceph().radosgw})"
     except processes.ServerUnavailableError:
-        return "ministack emulator (no Ceph RGW here)"
-
-
-def log_excerpt(path: Path, size: int = 1500) -> str:
-    """Return the end of a log file for an error message."""
-    return path.read_text(errors="replace")[-size:] if path.exists() else ""
+        pass
+    try:
+        return f"SeaweedFS ({find_weed()}), no Ceph RGW here"
+    except processes.ServerUnavailableError:
+        return "the ministack emulator, no Ceph RGW here"
