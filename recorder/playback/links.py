@@ -2,8 +2,8 @@
 
 A link's token is a JWS (RFC 7515, EdDSA) that holds nothing but the link's random id; what it opens lies in
 the catalogue. It is no ticket past the door: whoever opens it is signed in, and policy and window are asked
-about *them*, every time. What it adds is that the recording was handed to a named person, which is what lets an
-agent hear their own call as feedback.
+about *them*, every time. What it adds is that the recording was handed to a named person, which is what lets
+an agent hear their own call as feedback.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ async def living_objects(
         )
         .order_by(StoredObjectRow.created_at, StoredObjectRow.id)
     )
-    return {row.role: (row, subject) for row, subject in (await session.execute(query)).tuples()}
+    return {row.role: (row, subject) for row, subject in await session.execute(query)}
 
 
 def stored_object(row: StoredObjectRow, subject: Subject) -> StoredObject:

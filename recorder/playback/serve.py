@@ -310,7 +310,7 @@ async def close_idle_listens(services: Services, now: datetime) -> int:
         .with_for_update(of=Listen, skip_locked=True, key_share=True)
     )
     async with services.database.transaction() as session:
-        rows = (await session.execute(query)).tuples().all()
+        rows = (await session.execute(query)).all()
         for listen, controller_id in rows:
             listen.closed_at = now
             event = AuditEvent(
