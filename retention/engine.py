@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from retention.decision import Decision, Reason, Task, Window
-from retention.errors import Undecidable
+from retention.errors import Misuse, Undecidable
 from retention.model import (
     CONSENT,
     Case,
@@ -102,6 +102,8 @@ def decide(
     Raises:
         Misuse: A naive datetime or an unknown time zone.
     """
+    if now.utcoffset() is None:
+        raise Misuse("now has no time zone")
     now = now.astimezone(UTC)
     holds = sorted(holds, key=lambda h: (h.placed_at, h.id))
     choices = sorted(choices, key=lambda c: (c.effective_at, c.kind, sorted(c.purposes)))

@@ -6,7 +6,8 @@ builtins, times, or a value of `retention.model`. Rules for every implementation
 - A method that changes something commits the change *and its audit entry in one transaction*, so
   there is no audit port. A method that returns has committed; one that raises may have committed.
 - Every method is idempotent: called again with the same arguments, also after a crash in its
-  middle or by two workers at once, it ends in the same state and writes no second audit entry.
+  middle or by two workers at once, it ends in the same state and writes no second audit entry. A
+  step that is already behind does nothing: the stored step never moves backwards.
 - A dependency that is away raises `retention.errors.Unavailable` (or a subclass): the caller
   stops this erasure and a later run resumes it. Any other exception is a defect.
 - `tests/retention/memory_port.py` is a complete implementation to compare with.
