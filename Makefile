@@ -45,6 +45,7 @@ check: $(DEV_STAMP) ## types, lint, format, direction of imports, migrations
 	$(VENV)/bin/ruff check --quiet
 	$(VENV)/bin/ruff format --quiet --check
 	$(VENV)/bin/lint-imports --no-cache
+	$(PY) -m tests.check_migrations
 	@! grep -nE 'https?://|--(extra-)?index-url|--find-links' requirements/*.txt || { \
 		echo "lock files must not carry addresses"; exit 1; }
 
