@@ -16,3 +16,6 @@ CUSTOMER_BATCH: Final = "customer.batch"
 
 CONTACT_NOTE: Final = "contact.note"
 """``contacts.sealed``: ``{note, reference}``."""
+
+MATTER_RECORD: Final = "matter.record"
+"""``matters.sealed``: ``{title, notes}``, under the controller's subject."""

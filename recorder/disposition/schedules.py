@@ -58,7 +58,7 @@ async def add_version(
         Conflict: its number is not the next one.
         NotFound: there is no such controller.
     """
-    controller = await session.get(Controller, controller_id, with_for_update=True)
+    controller = await session.get(Controller, controller_id, with_for_update={"key_share": True})
     if controller is None:
         raise NotFound("no such controller")
     parsed = check(document, controller=controller.code, country=controller.country)
@@ -101,7 +101,8 @@ async def activate(
         NotFound: there is no such version.
         Conflict: a newer one is in force already.
     """
-    await session.get(Controller, controller_id, with_for_update=True)
+    # Held against by erasures that are deciding at this moment, and by nothing else.
+    await session.get(Controller, controller_id, with_for_update={"key_share": True})
     row = await get(session, controller_id, version)
     in_force = await session.scalar(
         sa.select(sa.func.max(ScheduleVersion.version)).where(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from recorder.catalogue import enums
+from recorder.catalogue.sealed_fields import CUSTOMER_BATCH, CUSTOMER_RECORD, RECORDING_METADATA
 from recorder.catalogue.subjects import add_subject, blind_index, seal_json, subject_ref
 from recorder.catalogue.tables import (
     BlindIndex,
@@ -69,7 +70,9 @@ class World:
                     id=customer_id,
                     controller_id=self.controller.id,
                     subject_id=subject.id,
-                    sealed=seal_json(services.keyring, subject, "customer", customer_id, {"name": "Aino V"}),
+                    sealed=seal_json(
+                        services.keyring, subject, CUSTOMER_RECORD, customer_id, {"name": "Aino V"}
+                    ),
                     last_contact_at=last_contact,
                     created_at=self.now,
                     updated_at=self.now,
@@ -82,9 +85,7 @@ class World:
                     id=batch_id,
                     customer_id=customer_id,
                     source=enums.DataSource.REGISTRATION,
-                    sealed=seal_json(
-                        services.keyring, subject, "customer_batch", batch_id, {"name": "Aino V"}
-                    ),
+                    sealed=seal_json(services.keyring, subject, CUSTOMER_BATCH, batch_id, {"name": "Aino V"}),
                     stored_at=self.now,
                 )
             )
@@ -169,7 +170,11 @@ class World:
                     sha256=written[0][1].sha256,
                     size=len(audio),
                     sealed=seal_json(
-                        services.keyring, subject, "recording", recording_id, {"caller": "+358401234567"}
+                        services.keyring,
+                        subject,
+                        RECORDING_METADATA,
+                        recording_id,
+                        {"caller": "+358401234567"},
                     ),
                 )
             )

@@ -173,9 +173,7 @@ async def test_a_new_schedule_version_counts_once_activated_and_reaches_every_ro
     made = [await world.recording(audio=b"x") for _ in range(3)]
     async with world.services.database.transaction() as session:
         first = await schedules.get(session, world.controller.id, 1)
-        changed = first.document.replace('"P1Y"', '"P90D"', 1).replace(
-            "version    = 1", "version    = 2"
-        )
+        changed = first.document.replace('"P1Y"', '"P90D"', 1).replace("version    = 1", "version    = 2")
         with pytest.raises(Conflict):
             await schedules.add_version(
                 session, world.controller.id, first.document, actor="os:test", now=world.now

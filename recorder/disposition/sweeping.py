@@ -1,0 +1,246 @@
+"""The sweep on the catalogue: what is due by index, the brake as an approval; see ``retention.sweep``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from recorder.audit.events import AuditEvent, record
+from recorder.catalogue.enums import ApprovalState, ErasureGround
+from recorder.catalogue.tables import Approval, Controller, Erasure, Recording
+from recorder.disposition import erasures
+from recorder.disposition.evaluation import store_decision
+from recorder.disposition.facts import ALIVE, load_case
+from recorder.errors import Erased, NotFound
+from recorder.services import Services
+from retention.decision import Decision
+from retention.model import Case
+from retention.sweep import BulkBrake, Sweep, SweepReport
+
+ACTOR: Final = "system:sweep"
+BRAKE_ACTION: Final = "sweep_brake"
+_APPROVAL_LIFE: Final = timedelta(days=7)
+_LIVE: Final = (ApprovalState.PENDING, ApprovalState.APPROVED)
+
+
+async def sweep(
+    services: Services,
+    controller_id: uuid.UUID,
+    now: datetime,
+    *,
+    dry_run: bool = False,
+    actor: str = ACTOR,
+    approval: str | None = None,
+) -> SweepReport:
+    """Sweep one controller's recordings once.
+
+    Args:
+        dry_run: decide and report, change nothing.
+        actor: on whose behalf, for the log.
+        approval: a second person's approval for more than the brake lets through.
+
+    Raises:
+        recorder.errors.Unavailable: the database is away; what was begun is resumed by the next sweep.
+    """
+    settings = services.settings
+    brake = BulkBrake(share=settings.sweep_brake_share, count=settings.sweep_brake_count)
+    port = SqlSweepPort(services, controller_id, actor)
+    report = await Sweep(port, erasures.machine(services).run, brake).run(
+        now, dry_run=dry_run, approval=approval
+    )
+    if not dry_run:
+        async with services.database.transaction() as session:
+            record(
+                session,
+                AuditEvent(
+                    action="sweep.finished",
+                    actor=actor,
+                    object_type="controller",
+                    object_id=str(controller_id),
+                    outcome="refused" if report.braked else "failed" if report.failed else "ok",
+                    controller_id=controller_id,
+                    details={
+                        "considered": report.considered,
+                        "due": len(report.due),
+                        "erased": len(report.erased),
+                        "kept": len(report.kept),
+                        "resumed": len(report.resumed),
+                        "failed": len(report.failed),
+                        "approval": report.approval_id,
+                    },
+                ),
+                now=services.clock.now(),
+            )
+    return report
+
+
+async def sweep_all(
+    services: Services, *, dry_run: bool = False, actor: str = ACTOR
+) -> dict[str, SweepReport]:
+    """Sweep every controller; reports by the controller's code."""
+    async with services.database.snapshot() as session:
+        query = sa.select(Controller.id, Controller.code).order_by(Controller.code)
+        controllers = [(row.id, row.code) for row in await session.execute(query)]
+    return {
+        code: await sweep(services, controller_id, services.clock.now(), dry_run=dry_run, actor=actor)
+        for controller_id, code in controllers
+    }
+
+
+async def overdue(session: AsyncSession, now: datetime) -> int:
+    """How many erasures were asked for more than a day ago and are not finished: should always be zero."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(Erasure)
+        .where(Erasure.finished_at.is_(None), Erasure.requested_at < now - timedelta(days=1))
+    )
+    return int(await session.scalar(query) or 0)
+
+
+class SqlSweepPort:
+    """``retention.ports.SweepPort`` on one controller's recordings."""
+
+    def __init__(self, services: Services, controller_id: uuid.UUID, actor: str = ACTOR) -> None:
+        self._services = services
+        self._controller_id = controller_id
+        self._actor = actor
+
+    async def unfinished(self, limit: int) -> Sequence[str]:
+        """See ``SweepPort``."""
+        query = (
+            sa.select(Erasure.id)
+            .where(Erasure.controller_id == self._controller_id, Erasure.finished_at.is_(None))
+            .order_by(Erasure.requested_at, Erasure.id)
+            .limit(limit)
+        )
+        async with self._services.database.snapshot() as session:
+            return [str(found) for found in await session.scalars(query)]
+
+    async def due(self, now: datetime, limit: int, after: str | None) -> Sequence[str]:
+        """See ``SweepPort``; ``sweep_on`` is the earliest of the dates that the contract names."""
+        query = sa.select(Recording.id).where(
+            Recording.controller_id == self._controller_id,
+            Recording.sweep_on <= now,
+            Recording.state.in_(ALIVE),
+        )
+        if after is not None:
+            query = query.where(Recording.id > uuid.UUID(after))
+        async with self._services.database.snapshot() as session:
+            found = await session.scalars(query.order_by(Recording.id).limit(limit))
+            return [str(recording_id) for recording_id in found]
+
+    async def case(self, recording_id: str) -> Case | None:
+        """See ``SweepPort``."""
+        async with self._services.database.snapshot() as session:
+            return await load_case(session, uuid.UUID(recording_id), self._services.clock.now())
+
+    async def population(self) -> int:
+        """See ``SweepPort``."""
+        query = (
+            sa.select(sa.func.count())
+            .select_from(Recording)
+            .where(Recording.controller_id == self._controller_id, Recording.state.in_(ALIVE))
+        )
+        async with self._services.database.snapshot() as session:
+            return int(await session.scalar(query) or 0)
+
+    async def settle(self, recording_id: str, decision: Mapping[str, object], now: datetime) -> None:
+        """See ``SweepPort``."""
+        async with self._services.database.transaction() as session:
+            row = await session.get(Recording, uuid.UUID(recording_id))
+            if row is not None and row.state in ALIVE:
+                store_decision(row, Decision.from_json(decision), now)
+
+    async def brake(self, count: int, population: int, now: datetime) -> str:
+        """See ``SweepPort``."""
+        async with self._services.database.transaction() as session:
+            await session.get(Controller, self._controller_id, with_for_update={"key_share": True})
+            query = sa.select(Approval).where(
+                Approval.controller_id == self._controller_id,
+                Approval.action == BRAKE_ACTION,
+                Approval.state.in_(_LIVE),
+                Approval.expires_at > now,
+            )
+            for known in await session.scalars(query.order_by(Approval.requested_at)):
+                if known.details["count"] >= count:
+                    return str(known.id)
+            approval = Approval(
+                id=uuid.uuid4(),
+                controller_id=self._controller_id,
+                action=BRAKE_ACTION,
+                target=str(self._controller_id),
+                details={"count": count, "population": population},
+                state=ApprovalState.PENDING,
+                requested_by=self._actor,
+                requested_at=now,
+                expires_at=now + _APPROVAL_LIFE,
+                decided_by=None,
+                decided_at=None,
+                used_at=None,
+            )
+            session.add(approval)
+            record(
+                session,
+                AuditEvent(
+                    action="sweep.braked",
+                    actor=self._actor,
+                    object_type="approval",
+                    object_id=str(approval.id),
+                    outcome="refused",
+                    controller_id=self._controller_id,
+                    details={"count": count, "population": population},
+                ),
+                now=now,
+            )
+            return str(approval.id)
+
+    async def use_approval(self, approval_id: str, count: int, now: datetime) -> bool:
+        """See ``SweepPort``."""
+        async with self._services.database.transaction() as session:
+            found = await session.get(Approval, uuid.UUID(approval_id), with_for_update=True)
+            if (
+                found is None
+                or found.controller_id != self._controller_id
+                or found.action != BRAKE_ACTION
+                or found.state is not ApprovalState.APPROVED
+                or found.expires_at <= now
+                or found.decided_by in {None, found.requested_by}
+                or found.details["count"] < count
+            ):
+                return False
+            found.state, found.used_at = ApprovalState.USED, now
+            record(
+                session,
+                AuditEvent(
+                    action="approval.used",
+                    actor=self._actor,
+                    object_type="approval",
+                    object_id=approval_id,
+                    controller_id=self._controller_id,
+                    details={"count": count},
+                ),
+                now=now,
+            )
+            return True
+
+    async def open_erasure(self, recording_id: str, ground: str, scope: str, now: datetime) -> str | None:
+        """See ``SweepPort``."""
+        what: Literal["recording", "original"] = "original" if scope == "original" else "recording"
+        async with self._services.database.transaction() as session:
+            try:
+                found = await erasures.open_recording(
+                    session,
+                    uuid.UUID(recording_id),
+                    ground=ErasureGround(ground),
+                    requested_by=self._actor,
+                    now=now,
+                    scope=what,
+                )
+            except (Erased, NotFound):
+                return None
+            return str(found)
