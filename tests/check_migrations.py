@@ -1,4 +1,4 @@
-"""``alembic check`` as a command: exit 1, naming the differences, when the migrations do not make the tables."""
+"""``alembic check`` as a command: exit 1, naming the differences, when migrations and tables disagree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(differences(Path(folder)))
     for difference in found:
-        print(f"the migrations lack: {difference}")
+        print(f"the migrations lack: {difference!r:.160}")
     return 1 if found else 0
 
 
