@@ -1,0 +1,1 @@
+"""The default schedules that are shipped, one per country."""
