@@ -24,8 +24,8 @@ _WAV_CODECS: Final = {
     0x0050: "mp2",
     0x0055: "mp3",
     0x0045: "adpcm_g726",
-    0x028F: "adpcm_g722",
-    0x0065: "adpcm_g722",
+    0x028F: "g722",
+    0x0065: "g722",
 }
 _PCM_BITS: Final = {8: "pcm_u8", 16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_s32le"}
 _FLOAT_BITS: Final = {32: "pcm_f32le", 64: "pcm_f64le"}
@@ -40,7 +40,7 @@ _CONTENT_TYPES: Final = {
     "mp4": "audio/mp4",
 }
 _RAW_TYPES: Final = {
-    "adpcm_g722": "audio/G722",
+    "g722": "audio/G722",
     "gsm": "audio/GSM",
     "pcm_mulaw": "audio/PCMU",
     "pcm_alaw": "audio/PCMA",
@@ -50,8 +50,8 @@ _RAW_TYPES: Final = {
 # "raw" have a magic number, so a hint that names one and bytes that have none contradict each other.
 _HINTS: Final[dict[str, tuple[str, str]]] = {
     "gsm": ("raw", "gsm"),
-    "g722": ("raw", "adpcm_g722"),
-    "adpcm_g722": ("raw", "adpcm_g722"),
+    "g722": ("raw", "g722"),
+    "adpcm_g722": ("raw", "g722"),
     "ulaw": ("raw", "pcm_mulaw"),
     "mulaw": ("raw", "pcm_mulaw"),
     "mu-law": ("raw", "pcm_mulaw"),
@@ -71,7 +71,7 @@ _HINTS: Final[dict[str, tuple[str, str]]] = {
     "pcm_s16le": ("raw", "pcm_s16le"),
 }
 _RATES: Final = {
-    "adpcm_g722": 16_000,
+    "g722": 16_000,
     "gsm": 8_000,
     "pcm_mulaw": 8_000,
     "pcm_alaw": 8_000,
@@ -180,7 +180,7 @@ def contradictions(media: Media, hints: Hints) -> tuple[str, ...]:
 
 
 _KNOWN_CODECS: Final = frozenset(
-    {"opus", "vorbis", "flac", "mp3", "aac", "amr_nb", "amr_wb", "gsm", "gsm_ms", "adpcm_g722"}
+    {"opus", "vorbis", "flac", "mp3", "aac", "amr_nb", "amr_wb", "gsm", "gsm_ms", "g722"}
     | {"pcm_mulaw", "pcm_alaw", *_PCM_BITS.values(), *_FLOAT_BITS.values()}
 )
 
@@ -215,7 +215,7 @@ def _by_hints(hints: Hints) -> Media | None:
         container, codec = found
         rate = hints.sample_rate or (source.get("sample_rate") if by == "source" else None) or _RATES[codec]
         channels = hints.channels or (source.get("channels") if by == "source" else None) or 1
-        if codec in ("gsm", "adpcm_g722"):
+        if codec in ("gsm", "g722"):
             rate, channels = _RATES[codec], 1
         width = {"gsm": 33, "pcm_s16le": 2 * channels}.get(codec, channels)
         return Media(
@@ -260,7 +260,7 @@ def _wav(head: bytes) -> Media:
                 codec = _PCM_BITS.get(bits, "unknown")
             elif codec == "pcm_float":
                 codec = _FLOAT_BITS.get(bits, "unknown")
-            if codec == "adpcm_g722":
+            if codec == "g722":
                 rate = 16_000  # the header counts bytes
         elif name == b"data":
             announced = ds64 if ds64 is not None and size == 0xFFFFFFFF else size

@@ -91,6 +91,7 @@ class Recording(Base):
     sealed: Mapped[bytes | None]  # JSON of the personal metadata, under the subject's key
     card_data_removed: Mapped[bool] = mapped_column(default=False)
     received_sha256: Mapped[bytes | None]  # where card data was removed before keeping
+    received_size: Mapped[int | None]
 
     decision: Mapped[dict[str, Any] | None]  # retention.model.Decision.to_json()
     schedule_version: Mapped[int | None]
