@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -27,10 +27,10 @@ from retention.model import (
     Trigger,
     TriggerKind,
 )
-from retention.periods import Period, parse_duration
+from retention.periods import Period, end_of_period, parse_duration, zone_of
 from retention.positions import Path, locate
 
-__all__ = ["RECORD_EVENTS", "SHIPPED", "check", "default_schedule_text"]
+__all__ = ["RECORD_EVENTS", "SHIPPED", "check", "default_schedule_text", "keep_record_until"]
 
 SHIPPED = ("FI", "SE")
 """Countries for which a default schedule is shipped."""
@@ -93,6 +93,32 @@ def check(text: str, *, controller: str | None = None, country: str | None = Non
         ScheduleError: Everything that is wrong with it, in order of position.
     """
     return _Reader(text, controller, country).read()
+
+
+def keep_record_until(
+    schedule: Schedule, record: str, event: datetime | date | None, zone: str
+) -> datetime | None:
+    """When a record that is not a call has lived long enough.
+
+    Args:
+        schedule: The active schedule.
+        record: Its kind, one of `RECORD_EVENTS`.
+        event: When its event happened (`Disposition.after` names it), or None if it has not yet.
+        zone: The controller's IANA zone.
+
+    Returns:
+        The first instant at which it goes; None to keep it: its event has not happened, or the
+        schedule says nothing about this kind.
+
+    Raises:
+        Misuse: No such kind of record, or a naive datetime.
+    """
+    if record not in RECORD_EVENTS:
+        raise Misuse("no such kind of record")
+    disposition = schedule.dispositions.get(record)
+    if disposition is None or event is None:
+        return None
+    return end_of_period(event, disposition.keep, zone_of(zone))
 
 
 class _Reader:

@@ -14,7 +14,7 @@ from retention.errors import Misuse, ScheduleError, ScheduleProblem
 from retention.model import Choice, ChoiceKind, Condition, Facts, Purpose, Rule, Schedule, TriggerKind
 from retention.periods import Period
 from retention.positions import locate
-from retention.schedule import SHIPPED, check, default_schedule_text
+from retention.schedule import SHIPPED, check, default_schedule_text, keep_record_until
 from tests.retention import strategies
 
 HEAD = '[schedule]\ncontroller = "fi-main"\nversion = 1\n'
@@ -248,6 +248,17 @@ def test_shipped_defaults_pass_their_own_check(country: str) -> None:
     assert covered == set(Purpose)
     assert any(rule.statutory for rule in schedule.rules)
     assert set(schedule.dispositions) >= {"customer", "request", "account", "log"}
+
+
+def test_how_long_other_records_live() -> None:
+    schedule = check(default_schedule_text("FI", "fi-main"))
+    decided = datetime.fromisoformat("2026-03-05T23:30+02:00")
+    until = keep_record_until(schedule, "request", decided, "Europe/Helsinki")
+    assert until == datetime.fromisoformat("2029-03-06T00:00+02:00")
+    assert keep_record_until(schedule, "request", None, "Europe/Helsinki") is None
+    assert keep_record_until(check(HEAD + BASE), "request", decided, "Europe/Helsinki") is None
+    with pytest.raises(Misuse):
+        keep_record_until(schedule, "dream", decided, "Europe/Helsinki")
 
 
 def test_no_default_for_elsewhere_or_for_an_impossible_name() -> None:

@@ -86,3 +86,13 @@ def test_whatever_goes_earlier_counts_as_shortening(
     before, after = (decide(facts, schedule, [], [], [], now) for schedule in (old, new))
     if after.due and not before.due:
         assert compare(old, new, [Group(facts)], now).shortens
+
+
+def test_one_purpose_that_will_close_earlier_is_shortening_though_nothing_goes_earlier() -> None:
+    evidence = Rule("evidence", frozenset({Purpose.SERVICE_EVIDENCE}), Period(days=3000), CALLED)
+    old = Schedule("fi-main", 1, (evidence, YEAR))
+    new = Schedule("fi-main", 2, (evidence, replace(YEAR, keep=Period(days=200))))
+    result = compare(old, new, [Group(called(100))], NOW)
+    assert result.movements[Purpose.QUALITY, "quality"].shorter.count == 1
+    assert result.shortens
+    assert not compare(old, new, [Group(called(400))], NOW).shortens, "closed under either"
