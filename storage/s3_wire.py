@@ -49,7 +49,8 @@ class S3Body:
 
     async def __anext__(self) -> bytes:
         try:
-            piece = b"" if self._content is None else await self._content.readany()
+            # One piece as it was received; `readany` would copy all that wait into one.
+            piece = b"" if self._content is None else (await self._content.readchunk())[0]
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StoreUnavailable(f"the S3 server broke off ({type(error).__name__})") from None
         if not piece:

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
@@ -202,7 +202,9 @@ class Vault:
                 raise TamperedObject("the stored size is not the recorded one", object_id=obj.object_id)
             segments = _Segments(body, obj.object_id)
             if header is None:
-                header = bytes(await segments.take(HEADER_SIZE))
+                await segments.fill(HEADER_SIZE)
+                with segments.front(HEADER_SIZE) as front:
+                    header = bytes(front)
                 self._remember(obj, header)
             opener = Opener(data_key, object_aad(obj.object_id, obj.role), header, object_id=obj.object_id)
             opened = OpenRange(opener, segments, plan, stack.pop_all())
@@ -331,12 +333,23 @@ class OpenRange:
         await self._stack.aclose()
 
     async def _batch(self, segments: int) -> bytearray:
+        """Open the next segment and those behind it that have arrived already, `segments` at most.
+
+        To open what is there while the rest is under way keeps the last piece from waiting for a whole batch.
+        """
         first = self._next
-        stop = min(first + segments, self._plan.stop)
-        size = min(stop * SEGMENT_SIZE, self._plan.cipher_end) - first * SEGMENT_SIZE
-        run = await self._segments.take(size - (HEADER_SIZE if first == 0 else 0))
+        begin = first * SEGMENT_SIZE + (HEADER_SIZE if first == 0 else 0)
+        held = await self._segments.fill(self._end_of(first) - begin)
+        stop = first + 1
+        while stop < min(first + segments, self._plan.stop) and self._end_of(stop) - begin <= held:
+            stop += 1
+        with self._segments.front(self._end_of(stop - 1) - begin) as run:
+            plain = self._opener.open_run(first, run, last=self._plan.last)
         self._next = stop
-        return self._opener.open_run(first, run, last=self._plan.last)
+        return plain
+
+    def _end_of(self, number: int) -> int:
+        return min((number + 1) * SEGMENT_SIZE, self._plan.cipher_end)
 
     def _cut(self, plain: bytearray, skip: int) -> bytes:
         with memoryview(plain) as view:
@@ -346,39 +359,32 @@ class OpenRange:
 
 
 class _Segments:
-    """Cuts the pieces of a store's body to the sizes that segments have."""
+    """The ciphertext of a read as it arrives, to be taken off the front."""
 
     def __init__(self, body: Body, object_id: UUID) -> None:
         self._body = body
         self._object_id = object_id
-        self._kept = b""
-        self._offset = 0
+        self._held = bytearray()
 
-    async def take(self, size: int) -> bytearray | memoryview:
-        """Return exactly the next `size` bytes.
+    async def fill(self, size: int) -> int:
+        """Wait until at least `size` bytes are held; return how many are.
 
         Raises:
             TamperedObject: The body ends before.
         """
-        kept = len(self._kept) - self._offset
-        if kept >= size:
-            run = memoryview(self._kept)[self._offset : self._offset + size]
-            self._offset += size
-            return run
-        gathered = bytearray(memoryview(self._kept)[self._offset :])
-        self._kept, self._offset = b"", 0
-        while len(gathered) < size:
+        while len(self._held) < size:
             try:
-                piece = await anext(self._body)
+                self._held += await anext(self._body)
             except StopAsyncIteration:
                 raise TamperedObject("the object ends too early", object_id=self._object_id) from None
-            missing = size - len(gathered)
-            if len(piece) > missing:
-                gathered += memoryview(piece)[:missing]
-                self._kept, self._offset = piece, missing
-            else:
-                gathered += piece
-        return gathered
+        return len(self._held)
+
+    @contextlib.contextmanager
+    def front(self, size: int) -> Iterator[memoryview]:
+        """Lend the first `size` bytes without copying them, and drop them afterwards."""
+        with memoryview(self._held) as held, held[:size] as front:
+            yield front
+        del self._held[:size]
 
 
 class _Sealing:
