@@ -8,6 +8,7 @@ from recorder.catalogue.database import Database
 from recorder.clock import Clock
 from recorder.metrics import Metrics
 from recorder.settings import Settings
+from recorder.uploads import Uploads
 from storage.keys import Keyring
 from storage.objects import ObjectStore
 from storage.vault import Vault
@@ -24,3 +25,4 @@ class Services:
     store: ObjectStore
     vault: Vault
     metrics: Metrics = field(default_factory=Metrics)
+    uploads: Uploads = field(default_factory=Uploads)

@@ -141,7 +141,8 @@ def _has_value(kind: str, digest: bytes) -> sa.ColumnElement[bool]:
     """The value came with the call, or stands in the record of a living customer of the call."""
     same = sa.and_(
         BlindIndex.controller_id == Recording.controller_id,
-        BlindIndex.kind == kind,
+        # The other party's line is digested as a phone and filed apart: searched by, never matched by.
+        BlindIndex.kind.in_((kind, "line") if kind == "phone" else (kind,)),
         BlindIndex.digest == digest,
     )
     own = sa.exists().where(same, BlindIndex.recording_id == Recording.id)

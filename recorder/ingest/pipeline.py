@@ -67,12 +67,10 @@ class _Settled:
 
 
 class Intake:
-    """The pipeline of one process: what it shares is the count of running uploads, and their tasks."""
+    """The pipeline. It keeps nothing itself: running uploads are counted in ``services.uploads``."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._running = 0
-        self._tasks: set[asyncio.Task[Outcome]] = set()
 
     async def accept(
         self,
@@ -101,12 +99,11 @@ class Intake:
             Unavailable: database or store is away; nothing was accepted.
         """
         admitted = await admit(self._services, principal, source, request_id=request_id)
-        if self._running >= self._services.settings.concurrent_uploads:
+        if self._services.uploads.running >= self._services.settings.concurrent_uploads:
             raise TooMany("too many uploads at once; try again")
-        self._running += 1
         task = asyncio.create_task(self._run(request, body, admitted, request_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        self._services.uploads.track(task)
+        task.add_done_callback(_finished)
         return await asyncio.shield(task)
 
     async def rehearse(
@@ -138,18 +135,6 @@ class Intake:
             first = await _find(session, admitted.source.id, identity)
             match = await match_of(session, self._services, delivery)
             return preview(delivery, first, match)
-
-    async def drain(self) -> None:
-        """Wait until every running upload is settled; for an orderly shutdown."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
-
-    def _finished(self, task: asyncio.Task[Outcome]) -> None:
-        self._running -= 1
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Retrieved here because the client may be gone; the route answers it if it is not.
-            log.debug("push not accepted", extra={"kind": type(error).__name__})
 
     async def _run(
         self, request: IngestRequest, body: AsyncIterable[Chunk], admitted: Admitted, request_id: str
@@ -391,6 +376,12 @@ class Intake:
             await asyncio.shield(self._services.vault.destroy(key))
         except StorageError as error:
             log.warning("an object is left behind", extra={"kind": type(error).__name__})
+
+
+def _finished(task: asyncio.Task[Outcome]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        # Retrieved here because the client may be gone; the route answers it if it is not.
+        log.debug("push not accepted", extra={"kind": type(error).__name__})
 
 
 def lawful_basis(request: IngestRequest, admitted: Admitted) -> LawfulBasis:

@@ -6,12 +6,13 @@ import io
 import uuid
 from array import array
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import av
 import pytest
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 
 from recorder.access.principals import Grant, Principal
 from recorder.catalogue.enums import LawfulBasis, Role, ScopeKind
@@ -62,7 +63,7 @@ async def source(services: Services, controller: Controller) -> Source:
 async def intake(services: Services) -> AsyncIterator[Intake]:
     intake = Intake(services)
     yield intake
-    await intake.drain()
+    await services.uploads.drain()
 
 
 def metadata(**fields: Any) -> RecordingMetadata:
@@ -99,7 +100,7 @@ def encode(
     out = io.BytesIO()
     layout = "stereo" if channels == 2 else "mono"
     with av.open(out, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=rate, layout=layout, format=sample_format)
+        stream = cast(AudioStream, file.add_stream(codec, rate=rate, layout=layout, format=sample_format))
         if bit_rate is not None:
             stream.bit_rate = bit_rate
         stream.codec_context.open()

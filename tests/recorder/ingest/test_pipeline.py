@@ -283,7 +283,7 @@ async def test_a_client_that_leaves_after_the_last_byte_does_not_undo_the_push(
     handler.cancel()
     with pytest.raises(asyncio.CancelledError):
         await handler
-    await intake.drain()
+    await services.uploads.drain()
     assert [row.state for row in await rows(services, Recording)] == [RecordingState.STORED]
 
 
