@@ -30,6 +30,8 @@ SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 PRINCIPAL: web.RequestKey[Principal | None] = web.RequestKey("principal", object)  # type: ignore[arg-type]  # Optional
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CSRF: web.RequestKey[str] = web.RequestKey("csrf", str)
+# Set by a handler before it prepares a stream: from then on only a broken connection tells of a failure.
+STREAMING: web.RequestKey[bool] = web.RequestKey("streaming", bool)
 
 _JSON_LIMIT = 1024 * 1024
 M = TypeVar("M", bound=BaseModel)

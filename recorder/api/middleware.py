@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from recorder.access import sessions, tokens
-from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES
+from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES, STREAMING
 from recorder.api.problems import http_problem, internal_problem, problem_response, translate
 from recorder.errors import Forbidden
 
@@ -105,7 +105,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             )
         elif known is not error:
             log.warning("refused by a dependency", extra={"request_id": request_id}, exc_info=error)
-        if request.get("streaming"):
+        if request.get(STREAMING):
             raise  # headers are out: only a broken connection tells the client
         return internal_problem(request_id) if known is None else problem_response(known, request_id)
 

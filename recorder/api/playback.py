@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
 
-from recorder.api.framework import ApiCall, Route, json_response, no_content
+from recorder.api.framework import STREAMING, ApiCall, Route, json_response, no_content
 from recorder.errors import (
     Conflict,
     Corrupt,
@@ -172,9 +172,9 @@ async def _send(call: ApiCall, audio: Audio) -> web.StreamResponse:
             response.set_status(206)
             response.headers[hdrs.CONTENT_RANGE] = chosen.content_range
         response.content_length = chosen.length
-        await response.prepare(request)
         # From here a failure must break the connection: ending early would look like the end.
-        request["streaming"] = True
+        request[STREAMING] = True
+        await response.prepare(request)
         async for piece in pieces:
             await response.write(piece)
         await response.write_eof()

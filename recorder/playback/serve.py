@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -220,8 +221,17 @@ async def stream(
         yield _pieces(services, audio, opened, meter)
     finally:
         await opened.aclose()
-        # The caller may be gone (the handler is then cancelled), what was heard is still counted.
-        await asyncio.shield(meter.settle())
+        await _uncancelled(meter.settle())
+
+
+async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Finish short work although the caller is gone (the handler is then cancelled): it is still counted."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _pieces(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import os
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -64,6 +65,11 @@ def run_ffmpeg(*arguments: str, given: bytes = b"") -> bytes:
 
 async def make_audio(seconds: float, *, channels: int = 2, rate: int = 8000, codec: str = "wav") -> bytes:
     """A tone that never falls silent, another pitch on each channel, in a telephony format."""
+    return await asyncio.to_thread(_tone, seconds, channels, rate, codec)
+
+
+@functools.cache
+def _tone(seconds: float, channels: int, rate: int, codec: str) -> bytes:
     exprs = "|".join(f"0.5*sin(2*PI*{400 + 300 * c}*t)" for c in range(channels))
     source = f"aevalsrc={exprs}:s={rate}:d={seconds}"
     options = {
@@ -75,7 +81,7 @@ async def make_audio(seconds: float, *, channels: int = 2, rate: int = 8000, cod
         "flac": ("-c:a", "flac", "-f", "flac"),
         "webm": ("-c:a", "libopus", "-f", "webm"),
     }[codec]
-    return await asyncio.to_thread(run_ffmpeg, "-f", "lavfi", "-i", source, "-bitexact", *options)
+    return run_ffmpeg("-f", "lavfi", "-i", source, "-bitexact", *options)
 
 
 async def decoded(audio: bytes, *options: str, rate: int = 8000) -> bytes:
@@ -291,6 +297,3 @@ async def quality(world: World) -> Principal:
 @pytest.fixture
 async def legal(world: World) -> Principal:
     return await world.person(Role.LEGAL)
-
-
-Stored = Callable[..., Awaitable[uuid.UUID]]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import uuid
 from array import array
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 from recorder.catalogue.enums import ObjectRole, RecordingState
 from recorder.catalogue.tables import AuditEntry, Recording, StoredObjectRow
 from recorder.errors import NotFound
-from recorder.playback.ffmpeg import Limits, MediaError, decode, encode, transcode
+from recorder.playback.ffmpeg import LIMITS, Limits, MediaError, decode, encode, ffmpeg_path, transcode
 from recorder.playback.media import Input, input_of, is_playable, pcm_layout
 from recorder.playback.objects import living_objects, stored_object
 from recorder.playback.renditions import make_peaks, make_rendition
@@ -203,11 +205,11 @@ async def test_peaks_draw_the_call_and_hide_what_is_muted(world: World) -> None:
 # ffmpeg itself
 
 
-async def test_mp4_that_needs_seeking_is_opened_in_memory() -> None:
+async def test_mp4_that_needs_seeking_is_opened_in_memory(tmp_path: Path) -> None:
     source = await make_audio(3, channels=1)
-    path = "/dev/shm/tallenne-test.mp4"  # noqa: S108  # a test's own tone; mp4 can be written to a file only
+    path = tmp_path / "tone.mp4"  # this layout of MP4 can be written to a file only
     await asyncio.to_thread(_write_mp4, source, path)
-    audio = await asyncio.to_thread(_take, path)
+    audio = await asyncio.to_thread(path.read_bytes)
     media = {"container": "mp4", "codec": "aac", "sample_rate": 8000, "channels": 1}
     opened = input_of(media)
     assert opened is not None
@@ -220,11 +222,7 @@ async def test_mp4_that_needs_seeking_is_opened_in_memory() -> None:
             pass
 
 
-def _write_mp4(source: bytes, path: str) -> None:
-    import subprocess
-
-    from recorder.playback.ffmpeg import ffmpeg_path
-
+def _write_mp4(source: bytes, path: Path) -> None:
     subprocess.run(
         [ffmpeg_path(), "-loglevel", "error", "-y", "-i", "pipe:0", "-c:a", "aac", "-f", "mp4", path],
         input=source,
@@ -232,23 +230,21 @@ def _write_mp4(source: bytes, path: str) -> None:
     )
 
 
-def _take(path: str) -> bytes:
-    from pathlib import Path
-
-    data = Path(path).read_bytes()
-    Path(path).unlink()
-    return data
+async def drain(audio: bytes, opened: Input, limits: Limits = LIMITS) -> int:
+    size = 0
+    async with decode(chunks(audio), opened, pcm_layout(WAV), limits=limits) as pieces:
+        async for piece in pieces:
+            size += len(piece)
+    return size
 
 
 async def test_output_is_bounded() -> None:
     opened = input_of(WAV)
     assert opened is not None
+    audio = await make_audio(5)
+    assert await drain(audio, opened) == 5 * 8000 * 2 * 2
     with pytest.raises(MediaError, match="more than is allowed"):
-        async with decode(
-            chunks(await make_audio(5)), opened, pcm_layout(WAV), limits=Limits(output_bytes=1000)
-        ) as pieces:
-            async for _ in pieces:
-                pass
+        await drain(audio, opened, Limits(output_bytes=1000))
 
 
 async def test_leaving_early_leaves_no_task_behind() -> None:
@@ -266,8 +262,4 @@ async def test_a_playlist_cannot_name_files() -> None:
     """ffconcat would open other files; only pipes are open to it, and it is not even asked for."""
     hostile = b"ffconcat version 1.0\nfile /etc/hostname\n"
     with pytest.raises(MediaError):
-        async with decode(
-            chunks(hostile), Input(("-f", "concat", "-safe", "0"), False), pcm_layout(WAV)
-        ) as pieces:
-            async for _ in pieces:
-                pass
+        await drain(hostile, Input(("-f", "concat", "-safe", "0"), False))
