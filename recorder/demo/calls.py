@@ -90,7 +90,7 @@ def build_push(speaker: Speaker, call: DemoCall, first_day: date, zone: ZoneInfo
         "queue": call.queue,
         "channels": _channels(call),
         "service_events": [{"type": kind, "ref": reference} for kind, reference in call.service_events],
-        "tags": [*call.tags, call.language],
+        "tags": ["demo", *call.tags, call.language],
         "notice": {"version": "2025-1", "offset": 0.4},
     }
     if call.coding.media is not None:
