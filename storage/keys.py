@@ -87,7 +87,7 @@ class EpochInfo:
 class Keyring(Protocol):
     """Keeper of the KEKs, the index key and the signing keys. Synchronous: what reads takes microseconds.
 
-    `ensure_controller`, `rotate` and `destroy_epoch` may wait for a disk; call them in a thread from async code.
+    `ensure_controller`, `rotate` and `destroy_epoch` may wait for a disk: async code calls them in a thread.
     All raise `KeyringError` when the keyring cannot be used.
     """
 
