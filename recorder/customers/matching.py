@@ -196,6 +196,20 @@ def touch(customer: Customer, at: datetime) -> None:
         customer.last_contact_at = at
 
 
+async def _forget_call(session: AsyncSession, customer_id: uuid.UUID, recording_id: uuid.UUID) -> None:
+    """Take back the contact that a call made with somebody who was not on it."""
+    await session.execute(
+        sa.delete(Contact).where(Contact.customer_id == customer_id, Contact.recording_id == recording_id)
+    )
+    customer = await session.get_one(Customer, customer_id, with_for_update=True)
+    counting = [kind for kind in ContactKind if kind.counts]
+    customer.last_contact_at = await session.scalar(
+        sa.select(sa.func.max(Contact.at)).where(
+            Contact.customer_id == customer_id, Contact.kind.in_(counting)
+        )
+    )
+
+
 async def move_to_subject(
     session: AsyncSession,
     services: Services,
@@ -302,6 +316,8 @@ async def link_recording(
         for link in links.values():
             if link.customer_id != customer.id and link.role is not LinkRole.REFERENCE:
                 await session.delete(link)
+                if link.role is LinkRole.PRINCIPAL:
+                    await _forget_call(session, link.customer_id, recording.id)
         subject = await session.get_one(Subject, customer.subject_id)
         await move_to_subject(session, services, recording, subject, customer_id=customer.id, now=now)
     mine = links.get(customer.id)

@@ -100,7 +100,7 @@ def encode(
     out = io.BytesIO()
     layout = "stereo" if channels == 2 else "mono"
     with av.open(out, "w", format=container) as file:
-        stream = cast(AudioStream, file.add_stream(codec, rate=rate, layout=layout, format=sample_format))
+        stream = cast("AudioStream", file.add_stream(codec, rate=rate, layout=layout, format=sample_format))
         if bit_rate is not None:
             stream.bit_rate = bit_rate
         stream.codec_context.open()

@@ -1,0 +1,334 @@
+"""Customer records, contacts and choices: from the CRM, looked up by legal and privacy."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from aiohttp import web
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from recorder.access.guard import permit
+from recorder.access.policy import Action
+from recorder.api.framework import ApiCall, Route, json_response
+from recorder.catalogue.enums import ChoiceKind, ContactKind, LinkRole
+from recorder.customers import linking, records
+from recorder.customers.choices import state_as_of
+from recorder.customers.records import CustomerQuery, CustomerUpsert, Text
+from recorder.errors import Conflict, Erased, NotFound
+from recorder.playback.finding import controller_of
+from retention.model import Purpose
+
+
+class ControllerQuery(BaseModel):
+    """Which controller is meant, where the caller has several."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    controller: uuid.UUID | None = None
+
+
+class CustomerAnswer(BaseModel):
+    """An upsert's answer; nothing that was sent is sent back."""
+
+    id: uuid.UUID
+    created: bool
+    linked: int = Field(description="recordings that had waited for this customer")
+
+
+class CustomerItem(BaseModel):
+    """A customer, to those who may look customers up."""
+
+    id: uuid.UUID
+    number: str
+    name: str | None = None
+    form_of_address: str | None = None
+    phones: list[str] = []
+    emails: list[str] = []
+    address: str | dict[str, str] | None = None
+    language: str | None = None
+    gender: str | None = None
+    last_contact_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class CustomersAnswer(BaseModel):
+    """Customers that have the value; at most fifty."""
+
+    items: list[CustomerItem]
+
+
+class ContactBody(BaseModel):
+    """A contact with a customer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: ContactKind
+    at: AwareDatetime
+    reference: Annotated[Text, Field(max_length=200)] | None = None
+    note: Annotated[Text, Field(max_length=2000)] | None = None
+
+
+class ContactAnswer(BaseModel):
+    """The contact, and what the last one is now."""
+
+    id: uuid.UUID
+    counts: bool = Field(description="whether contacts of this kind move the last contact")
+    last_contact_at: datetime | None
+
+
+class ChoiceBody(BaseModel):
+    """A consent, objection, restriction or marketing choice."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: ChoiceKind
+    purposes: Annotated[list[Purpose], Field(max_length=5)] = Field(
+        default=[], description="what it speaks of; empty means all that its kind can reach"
+    )
+    channel: Annotated[str, Field(max_length=40, pattern=r"^[a-z_]+$")] | None = None
+    effective_at: AwareDatetime | None = Field(None, description="default now")
+    source: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z_]+$")] = "crm"
+
+
+class ChoiceItem(BaseModel):
+    """One entry of the ledger."""
+
+    id: uuid.UUID
+    kind: ChoiceKind
+    purposes: list[Purpose]
+    channel: str | None
+    effective_at: datetime
+    source: str
+    recorded_at: datetime
+
+
+class ChoiceState(BaseModel):
+    """What the choices come to at a moment; most restrictive wins."""
+
+    as_of: datetime
+    objected: list[Purpose]
+    consented: list[Purpose]
+    consent_withdrawn: list[Purpose]
+    restricted: list[Purpose]
+    marketing: dict[str, bool]
+
+
+class ChoicesAnswer(BaseModel):
+    """The ledger, and what it comes to."""
+
+    items: list[ChoiceItem]
+    state: ChoiceState
+
+
+class ChoicesQuery(ControllerQuery):
+    """As of when."""
+
+    as_of: AwareDatetime | None = None
+
+
+class Created(BaseModel):
+    """A new row's id."""
+
+    id: uuid.UUID
+
+
+class LinkBody(BaseModel):
+    """Which customer hangs on the recording, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: uuid.UUID
+    role: Literal["principal", "reference"] = "principal"
+
+
+class LinkedAnswer(BaseModel):
+    """The link."""
+
+    recording: uuid.UUID
+    customer: uuid.UUID
+    role: LinkRole
+
+
+async def _controller(call: ApiCall, action: Action) -> uuid.UUID:
+    named: uuid.UUID | None = None if call.query is None else call.query.controller
+    controller_id = controller_of(call.principal, named)
+    await permit(
+        call.services, call.principal, action, controller_id=controller_id, request_id=call.request_id
+    )
+    return controller_id
+
+
+async def put_customer(call: ApiCall) -> web.StreamResponse:
+    """Create or change a customer."""
+    controller_id = await _controller(call, Action.MANAGE_CUSTOMERS)
+    body: CustomerUpsert = call.body
+    done = await records.upsert(
+        call.services, controller_id, body, actor=call.principal.actor, request_id=call.request_id
+    )
+    answer = CustomerAnswer(id=done.id, created=done.created, linked=len(done.linked))
+    return json_response(answer, 201 if done.created else 200)
+
+
+async def search_customers(call: ApiCall) -> CustomersAnswer:
+    """Look customers up by number, phone, e-mail or name."""
+    controller_id = await _controller(call, Action.VIEW_CUSTOMERS)
+    body: CustomerQuery = call.body
+    found = await records.search(
+        call.services, controller_id, body, actor=call.principal.actor, request_id=call.request_id
+    )
+    return CustomersAnswer(items=[_item(one) for one in found])
+
+
+def _item(found: records.CustomerRecord) -> CustomerItem:
+    values: dict[str, Any] = found.values
+    return CustomerItem(
+        id=found.id,
+        last_contact_at=found.last_contact_at,
+        created_at=found.created_at,
+        updated_at=found.updated_at,
+        **values,
+    )
+
+
+async def post_contact(call: ApiCall) -> ContactAnswer:
+    """Record a contact."""
+    controller_id = await _controller(call, Action.ADD_CONTACT)
+    body: ContactBody = call.body
+    note = {n: v for n, v in (("note", body.note), ("reference", body.reference)) if v is not None}
+    contact_id, last = await records.add_contact(
+        call.services,
+        controller_id,
+        call.uuid("id"),
+        kind=body.kind,
+        at=body.at,
+        note=note or None,
+        actor=call.principal.actor,
+        request_id=call.request_id,
+    )
+    return ContactAnswer(id=contact_id, counts=body.kind.counts, last_contact_at=last)
+
+
+async def post_choice(call: ApiCall) -> Created:
+    """Append a choice to the ledger."""
+    controller_id = await _controller(call, Action.ADD_CHOICE)
+    body: ChoiceBody = call.body
+    choice_id = await records.add_choice(
+        call.services,
+        controller_id,
+        call.uuid("id"),
+        kind=body.kind,
+        purposes=body.purposes,
+        channel=body.channel,
+        effective_at=body.effective_at,
+        source=body.source,
+        actor=call.principal.actor,
+        request_id=call.request_id,
+    )
+    return Created(id=choice_id)
+
+
+async def get_choices(call: ApiCall) -> ChoicesAnswer:
+    """The ledger of a customer and what held at a moment."""
+    controller_id = await _controller(call, Action.VIEW_CUSTOMERS)
+    query: ChoicesQuery = call.query
+    moment = query.as_of or call.services.clock.now()
+    entries = await records.ledger(call.services, controller_id, call.uuid("id"))
+    state = state_as_of(entries, moment)
+    return ChoicesAnswer(
+        items=[ChoiceItem.model_validate(entry, from_attributes=True) for entry in entries],
+        state=ChoiceState(
+            as_of=moment,
+            objected=sorted(state.objected),
+            consented=sorted(state.consented),
+            consent_withdrawn=sorted(state.consent_withdrawn),
+            restricted=sorted(state.restricted),
+            marketing=state.marketing,
+        ),
+    )
+
+
+async def link_customer(call: ApiCall) -> LinkedAnswer:
+    """A person says whose call it is."""
+    body: LinkBody = call.body
+    recording_id = call.uuid("id")
+    role = await linking.link_by_person(
+        call.services,
+        call.principal,
+        recording_id,
+        body.customer,
+        role=LinkRole(body.role),
+        request_id=call.request_id,
+    )
+    return LinkedAnswer(recording=recording_id, customer=body.customer, role=role)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "PUT",
+        "/api/v1/customers",
+        put_customer,
+        "Create or change the customer of a number",
+        "customers",
+        query=ControllerQuery,
+        body=CustomerUpsert,
+        answer=CustomerAnswer,
+        other={201: "The customer was not known before"},
+    ),
+    Route(
+        "POST",
+        "/api/v1/customers/search",
+        search_customers,
+        "Look customers up by exact value, in the body",
+        "customers",
+        query=ControllerQuery,
+        body=CustomerQuery,
+        answer=CustomersAnswer,
+    ),
+    Route(
+        "POST",
+        "/api/v1/customers/{id}/contacts",
+        post_contact,
+        "Record a contact; those that count move the last contact",
+        "customers",
+        query=ControllerQuery,
+        body=ContactBody,
+        answer=ContactAnswer,
+        status=201,
+        raises=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/api/v1/customers/{id}/choices",
+        post_choice,
+        "Append a consent, objection, restriction or marketing choice",
+        "customers",
+        query=ControllerQuery,
+        body=ChoiceBody,
+        answer=Created,
+        status=201,
+        raises=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/api/v1/customers/{id}/choices",
+        get_choices,
+        "A customer's choices and what they come to at a moment",
+        "customers",
+        query=ChoicesQuery,
+        answer=ChoicesAnswer,
+        raises=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/api/v1/recordings/{id}/customers",
+        link_customer,
+        "Say whose call it is, or who else is on it",
+        "customers",
+        body=LinkBody,
+        answer=LinkedAnswer,
+        raises=(NotFound, Conflict, Erased),
+    ),
+)
