@@ -169,9 +169,21 @@ async def grant_role(
 
 
 async def revoke_role(
-    services: Services, principal: Principal, grant_id: uuid.UUID, *, request_id: str | None = None
+    services: Services,
+    principal: Principal,
+    grant_id: uuid.UUID,
+    *,
+    account_id: uuid.UUID | None = None,
+    request_id: str | None = None,
 ) -> None:
     """Take a role back, at once. Taking it back twice is no error.
+
+    Args:
+        services: The service.
+        principal: Who takes it back.
+        grant_id: Which grant.
+        account_id: The account it must belong to, where the caller named one.
+        request_id: Ties the audit entry to the service's logs.
 
     Raises:
         Forbidden: the caller may not manage accounts there.
@@ -179,7 +191,7 @@ async def revoke_role(
     """
     async with services.database.snapshot() as session:
         row = await session.get(RoleGrant, grant_id)
-    if row is None:
+    if row is None or account_id not in (None, row.account_id):
         raise NotFound("there is no such grant")
     await permit(
         services, principal, Action.MANAGE_ACCOUNTS, controller_id=row.controller_id, request_id=request_id

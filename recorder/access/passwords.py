@@ -94,11 +94,11 @@ async def _run(work: Callable[..., R], *arguments: object) -> R:
 
 
 def _hash(password: str, parameters: Parameters) -> str:
-    return _kdf(parameters).derive_phc_encoded(_prepare(password).encode())
+    return _kdf(parameters).derive_phc_encoded(_encode(password))
 
 
 def _verify(password: str, stored: str | None) -> bool:
-    prepared = _prepare(password)[: MAX_LENGTH + 1].encode()
+    prepared = _encode(password[: 4 * MAX_LENGTH])
     if stored is None:
         _kdf(CURRENT).derive(prepared)
         return False
@@ -117,6 +117,11 @@ def _kdf(parameters: Parameters) -> Argon2id:
         lanes=parameters.lanes,
         memory_cost=parameters.memory_kib,
     )
+
+
+def _encode(password: str) -> bytes:
+    # surrogatepass: whatever a client sends is a wrong password, never a failure of ours.
+    return _prepare(password).encode("utf-8", "surrogatepass")
 
 
 def _prepare(password: str) -> str:
