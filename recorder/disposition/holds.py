@@ -243,6 +243,20 @@ async def align_store(services: Services, hold: Hold) -> int:
     return aligned
 
 
+async def align_recent(services: Services, since: datetime) -> int:
+    """Align the store for every hold that was placed or released since; for what an outage left undone.
+
+    Raises:
+        storage.errors.StoreUnavailable: the store is away still.
+    """
+    if not (await services.store.capabilities()).legal_hold:
+        return 0
+    async with services.database.snapshot() as session:
+        query = sa.select(Hold).where(sa.or_(Hold.placed_at >= since, Hold.released_at >= since))
+        recent = list(await session.scalars(query))
+    return sum([await align_store(services, hold) for hold in recent])
+
+
 async def restrict(
     session: AsyncSession,
     services: Services,

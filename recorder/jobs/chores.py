@@ -26,6 +26,7 @@ from recorder.catalogue.tables import (
     WebSession,
 )
 from recorder.disposition.evaluation import reevaluate_outdated
+from recorder.disposition.holds import align_recent
 from recorder.disposition.rotation import rewrap_outdated
 from recorder.disposition.sweeping import BRAKE_ACTION, sweep
 from recorder.jobs.clockwork import Chore
@@ -55,6 +56,7 @@ def standard_chores(
         Chore("sweeps", timedelta(minutes=1), lambda: sweep_where_due(services)),
         Chore("schedules", timedelta(minutes=1), lambda: follow_schedules(services)),
         Chore("key-epochs", timedelta(minutes=1), lambda: follow_epochs(services)),
+        Chore("store-holds", timedelta(hours=1), lambda: align_holds(services)),
         Chore("housekeeping", timedelta(minutes=10), lambda: housekeeping(services)),
         Chore("reconcile", timedelta(hours=6), lambda: reconcile(services, services.clock.now())),
     )
@@ -137,6 +139,15 @@ async def follow_epochs(services: Services) -> int:
         while step := await rewrap_outdated(services, controller_id, services.clock.now()):
             count += step
     return count
+
+
+async def align_holds(services: Services) -> int:
+    """Set and lift the store's legal holds that an outage left as they were.
+
+    Returns:
+        How many object versions are as they should be.
+    """
+    return await align_recent(services, services.clock.now() - timedelta(days=2))
 
 
 async def housekeeping(services: Services) -> None:
