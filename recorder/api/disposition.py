@@ -17,7 +17,7 @@ from recorder.disposition.desk import MatterView, NewMatter
 from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
 
-_CLEAN: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]*$"
+_CLEAN: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$", max_length=64)]
 
 
