@@ -205,12 +205,14 @@ class Pusher:
             if attempt >= self._retry.attempts:
                 raise problem
             await self._sleep(self._retry.delay(attempt, asked, self._chance()))
-        if not self._dry_run:
+        if self._dry_run:
+            _check_rehearsal(answer)
+        else:
             await self._check_receipt(answer, digest.hex(), size)
         return Pushed(
             recording_id=answer.get("id"),
             state="checked" if self._dry_run else str(answer.get("state", "stored")),
-            repeat=status == 200 and not self._dry_run,
+            repeat=answer.get("would") == "repeated" if self._dry_run else status == 200,
             sha256=digest.hex(),
             size=size,
             attempts=attempt,
@@ -392,6 +394,17 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     if then.tzinfo is None:
         then = then.replace(tzinfo=UTC)
     return max(0.0, (then - now).total_seconds())
+
+
+def _check_rehearsal(answer: Mapping[str, Any]) -> None:
+    """Refuse as the push itself would be refused."""
+    match answer.get("would"):
+        case "conflict":
+            raise Conflict("other bytes are stored under this identity; the push would be quarantined")
+        case "erased":
+            raise Erased("the recording was here and has been erased; the push would be refused")
+        case _:
+            return
 
 
 def _problem(status: int, answer: Mapping[str, Any]) -> RecorderError:

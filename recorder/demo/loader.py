@@ -105,9 +105,10 @@ class Loader:
                     f"fate:{call.external_id}", lambda: self._json(http, Role.CRM, "POST", choices, body)
                 )
             case "restriction":
-                limit = {"kind": "restriction", "purposes": [], "source": "call"}
+                limit = {"recording": self._recordings[call.external_id], "ground": "accuracy"}
                 await self._once(
-                    f"fate:{call.external_id}", lambda: self._json(http, Role.PRIVACY, "POST", choices, limit)
+                    f"fate:{call.external_id}",
+                    lambda: self._json(http, Role.PRIVACY, "POST", "/api/v1/restrictions", limit),
                 )
             case "hold":
                 await self._once(f"fate:{call.external_id}", lambda: self._hold(http, call))
@@ -148,9 +149,7 @@ class Loader:
         """Wait until the queue holds no more work on recordings."""
         while True:
             async with self._services.database.snapshot() as session:
-                query = (
-                    sa.select(Job.state, sa.func.count()).where(Job.kind.in_(_WORK)).group_by(Job.state)
-                )
+                query = sa.select(Job.state, sa.func.count()).where(Job.kind.in_(_WORK)).group_by(Job.state)
                 counts = dict((await session.execute(query)).tuples().all())
             if counts.get(JobState.FAILED):
                 raise DemoFailed("a rendition of a demo call could not be made; see the log")

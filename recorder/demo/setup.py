@@ -15,9 +15,9 @@ from recorder.access.tokens import issue_token, revoke_token
 from recorder.catalogue.enums import LawfulBasis, Role, ScopeKind
 from recorder.catalogue.tables import Account, ApiToken, Controller, Source
 from recorder.demo.accounts import DemoAccounts
+from recorder.ingest.sources import NewSource, create_source
 from recorder.installation import add_controller
 from recorder.services import Services
-from recorder.sources import create_source
 
 AGENT_CODE: Final = "A-17"
 SOURCE: Final = "demo-pbx"
@@ -105,13 +105,8 @@ async def _source(services: Services, principal: Principal, controller_id: uuid.
         found = await session.scalar(sa.select(Source.id).where(Source.name == SOURCE))
     if found is not None:
         return found
-    return await create_source(
-        services,
-        principal,
-        controller_id=controller_id,
-        name=SOURCE,
-        default_lawful_basis=LawfulBasis.CUSTOMER_RELATIONSHIP,
-    )
+    given = NewSource(name=SOURCE, default_lawful_basis=LawfulBasis.CUSTOMER_RELATIONSHIP)
+    return (await create_source(services, principal, controller_id, given)).id
 
 
 async def _token(

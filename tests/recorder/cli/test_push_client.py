@@ -89,7 +89,7 @@ class Service:
             "receipt": sign_receipt(self.keyring, receipt),
         }
         if request.query.get("dry_run"):
-            answer = {"id": None, "state": "stored", "receipt": None}
+            answer = {"id": None, "state": "stored", "receipt": None, "would": "created"}
         self.forge(answer, receipt)
         return web.json_response(answer, status=201)
 
@@ -170,6 +170,16 @@ async def test_a_dry_run_asks_for_no_receipt(audio: Path) -> None:
     async with service.running() as url, pusher(url, waits, dry_run=True) as client:
         done = await client.push(audio, {})
     assert (done.state, done.recording_id, service.seen[0]["dry"]) == ("checked", None, "true")
+
+
+@pytest.mark.parametrize(("would", "error"), [("conflict", Conflict), ("erased", Erased)])
+async def test_a_dry_run_fails_where_the_push_would(
+    audio: Path, would: str, error: type[RecorderError]
+) -> None:
+    service, waits = Service(forge=lambda answer, _: answer.update(would=would)), Waits()
+    async with service.running() as url, pusher(url, waits, dry_run=True) as client:
+        with pytest.raises(error, match="the push would be"):
+            await client.push(audio, {})
 
 
 async def test_it_comes_back_after_trouble_with_one_key_for_the_delivery(audio: Path) -> None:

@@ -1,0 +1,58 @@
+"""The command ``recorder``: only the tree of commands; each lives in ``recorder.commands``."""
+
+from __future__ import annotations
+
+import click
+
+from recorder.commands import (
+    audit,
+    controllers,
+    demo,
+    doctor,
+    erasure,
+    keys,
+    push,
+    schedules,
+    service,
+    sources,
+    tokens,
+    users,
+)
+from recorder.commands.failures import RecorderGroup
+
+
+@click.group(cls=RecorderGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+@click.version_option(package_name="tallenne", prog_name="recorder")
+def cli(debug: bool) -> None:
+    """Call recordings kept sealed, used for a purpose, erased on time, and all of it provable.
+
+    Settings are RECORDER_* variables, or keys of the TOML file that RECORDER_CONFIG names. Exit codes: 0 ok,
+    1 something was found wrong, 2 wrong usage or settings, 3 a dependency is away, 4 refused.
+    """
+    del debug  # read by the boundary that catches errors, before any command runs
+
+
+for command in (
+    service.serve,
+    service.worker,
+    service.migrate,
+    demo.demo,
+    doctor.doctor,
+    controllers.controller,
+    users.user,
+    sources.source,
+    tokens.token,
+    push.push,
+    schedules.schedule,
+    erasure.sweep,
+    erasure.erase,
+    keys.keys,
+    audit.audit,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli.main(prog_name="recorder")

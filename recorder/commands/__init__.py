@@ -1,0 +1,1 @@
+"""The commands of ``recorder``, one module for each family. Heavy imports wait until a command runs."""
