@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -188,12 +187,11 @@ class RetentionAnswer(BaseModel):
 
 
 class HistoryQuery(BaseModel):
-    """Which page of the custody."""
+    """How much of the custody."""
 
     model_config = ConfigDict(extra="forbid")
 
-    cursor: Cursor | None = None
-    limit: Limit = 100
+    limit: Annotated[int, Field(ge=1, le=1000)] = 1000
 
 
 class HistoryEntry(BaseModel):
@@ -207,7 +205,6 @@ class HistoryAnswer(BaseModel):
     """The custody of a recording, the oldest entry first."""
 
     items: list[HistoryEntry]
-    next: str | None
 
 
 async def list_recordings(call: ApiCall) -> RecordingPage:
@@ -290,16 +287,10 @@ async def get_retention(call: ApiCall) -> RetentionAnswer:
 async def get_history(call: ApiCall) -> HistoryAnswer:
     """Who did what with it; the custody outlives the recording."""
     query: HistoryQuery = call.query
-    rows, following = await finding.history(
-        call.services,
-        call.principal,
-        call.uuid("id"),
-        cursor=query.cursor,
-        limit=query.limit,
-        request_id=call.request_id,
+    found = await finding.history(
+        call.services, call.principal, call.uuid("id"), limit=query.limit, request_id=call.request_id
     )
-    items = [HistoryEntry(index=row.index, entry=json.loads(row.payload)) for row in rows]
-    return HistoryAnswer(items=items, next=following)
+    return HistoryAnswer(items=[HistoryEntry(index=view.index, entry=view.entry) for view in found])
 
 
 def _item(found: Found) -> dict[str, Any]:

@@ -14,17 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.access.policy import ScopeFilter
 from recorder.catalogue.enums import LinkRole, RecordingState
 from recorder.catalogue.tables import (
-    AuditEntry,
     BlindIndex,
     Customer,
+    Erasure,
+    ErasureItem,
     ListeningLink,
     Recording,
     RecordingAgent,
     RecordingLink,
     RecordingTag,
+    StoredObjectRow,
 )
 
-__all__ = ["Filters", "Position", "custody", "given_to", "links_of", "list_recordings"]
+__all__ = ["Filters", "Position", "about", "given_to", "links_of", "list_recordings"]
 
 _LINKED = (LinkRole.PRINCIPAL, LinkRole.REFERENCE)
 _GONE = (RecordingState.ERASING, RecordingState.ERASED)
@@ -178,14 +180,17 @@ async def given_to(
     return frozenset(await session.scalars(query))
 
 
-async def custody(
-    session: AsyncSession, recording_id: uuid.UUID, *, after: tuple[datetime, uuid.UUID] | None, limit: int
-) -> list[AuditEntry]:
-    """What the audit log says of a recording, the oldest first."""
-    query = sa.select(AuditEntry).where(AuditEntry.object_id == str(recording_id))
-    if after is not None:
-        at, entry_id = after
-        query = query.where(
-            sa.or_(AuditEntry.at > at, sa.and_(AuditEntry.at == at, AuditEntry.id > entry_id))
-        )
-    return list(await session.scalars(query.order_by(AuditEntry.at, AuditEntry.id).limit(limit)))
+async def about(session: AsyncSession, recording_id: uuid.UUID) -> list[tuple[str, str]]:
+    """What the audit log may name when it speaks of a recording: (object type, id), the recording first."""
+    objects = await session.scalars(
+        sa.select(StoredObjectRow.id).where(StoredObjectRow.recording_id == recording_id)
+    )
+    items = sa.select(ErasureItem.erasure_id).where(ErasureItem.recording_id == recording_id)
+    erasures = await session.scalars(
+        sa.select(Erasure.id).where(sa.or_(Erasure.recording_id == recording_id, Erasure.id.in_(items)))
+    )
+    return [
+        ("recording", str(recording_id)),
+        *(("object", str(object_id)) for object_id in objects),
+        *(("erasure", str(erasure_id)) for erasure_id in erasures),
+    ]

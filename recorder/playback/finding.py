@@ -17,12 +17,14 @@ from recorder.access.guard import permit
 from recorder.access.policy import Action, Target, decide, purposes_for, visible
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
+from recorder.audit.query import EntryView
+from recorder.audit.query import history as audit_history
 from recorder.catalogue import recordings as queries
 from recorder.catalogue.enums import RecordingState
 from recorder.catalogue.recordings import Filters, Position
 from recorder.catalogue.sealed_fields import RECORDING_METADATA
 from recorder.catalogue.subjects import open_json
-from recorder.catalogue.tables import AuditEntry, Recording, RecordingLink, Subject
+from recorder.catalogue.tables import Recording, RecordingLink, Subject
 from recorder.customers.records import CustomerQuery, query_digests
 from recorder.disposition.evaluation import current_decision
 from recorder.errors import Erased, FieldError, InvalidInput, NotFound
@@ -223,27 +225,21 @@ async def history(
     principal: Principal,
     recording_id: uuid.UUID,
     *,
-    cursor: str | None = None,
-    limit: int = 100,
+    limit: int = 1000,
     request_id: str | None = None,
-) -> tuple[tuple[AuditEntry, ...], str | None]:
-    """The custody of a recording, from the log, the oldest first; it outlives the recording.
+) -> list[EntryView]:
+    """The custody of a recording, its objects and its erasure, the oldest first; it outlives the recording.
 
     Raises:
         NotFound, Forbidden: as for `view`.
-        InvalidInput: the cursor is not ours.
     """
     await _permitted(services, principal, recording_id, Action.VIEW_HISTORY, request_id=request_id)
-    after = None
-    if cursor is not None:
-        place = _position(cursor)
-        after = (place.started_at, place.id)
+    found: list[EntryView] = []
     async with services.database.snapshot() as session:
-        rows = await queries.custody(session, recording_id, after=after, limit=limit + 1)
-    following = None
-    if len(rows) > limit:
-        following = _pack(rows[limit - 1].at, rows[limit - 1].id)
-    return tuple(rows[:limit]), following
+        for object_type, object_id in await queries.about(session, recording_id):
+            found += await audit_history(session, object_type, object_id, limit=limit)
+    # RFC 3339 in UTC with microseconds sorts as text.
+    return sorted(found, key=lambda view: str(view.entry["time"]))[:limit]
 
 
 async def _permitted(
@@ -320,11 +316,8 @@ def _with_digests(filters: Filters, digests: Sequence[tuple[str, bytes]]) -> Fil
 
 
 def _cursor(recording: Recording) -> str:
-    return _pack(recording.started_at, recording.id)
-
-
-def _pack(at: datetime, row_id: uuid.UUID) -> str:
-    text = json.dumps([at.astimezone(UTC).isoformat(), row_id.hex], separators=(",", ":"))
+    place = [recording.started_at.astimezone(UTC).isoformat(), recording.id.hex]
+    text = json.dumps(place, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 

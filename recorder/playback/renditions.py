@@ -45,9 +45,9 @@ _DERIVED_TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One recording's original, how to decode it, and what is to be silent."""
+    """What is decoded, how, and what of it is to be silent."""
 
-    original: StoredObject
+    source: StoredObject
     opened: Input
     layout: Layout
     spans: tuple[Span, ...]
@@ -74,13 +74,13 @@ async def make_rendition(
         storage.errors.StorageError, Unavailable: a dependency failed; trying again may help.
     """
     recording, found = await _look(services, recording_id)
-    if found is None:
+    if found is None or found.source.role != ObjectRole.ORIGINAL.value:
         return ()
     made: list[ObjectRole] = []
     for role in needed_roles(recording):
         if role in found.roles:
             continue
-        work = _work(recording, found.original)
+        work = _work(recording, found)
         spans = work.spans if role is ObjectRole.REDACTED else ()
         async with _rendition(services, work, spans, limits) as pieces:
             written = await services.vault.write(pieces, role=role.value)
@@ -101,8 +101,8 @@ async def make_peaks(services: Services, recording_id: uuid.UUID, *, limits: Lim
     recording, found = await _look(services, recording_id)
     if found is None or ObjectRole.PEAKS in found.roles:
         return False
-    work = _work(recording, found.original)
-    work = _Work(work.original, work.opened, Layout(_PEAKS_RATE, work.layout.channels), work.spans)
+    work = _work(recording, found)
+    work = _Work(work.source, work.opened, Layout(_PEAKS_RATE, work.layout.channels), work.spans)
     reducer = PeakReducer(work.layout)
     async with _silenced(services, work, work.spans, limits) as pieces:
         async for piece in pieces:
@@ -114,7 +114,9 @@ async def make_peaks(services: Services, recording_id: uuid.UUID, *, limits: Lim
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    original: StoredObject
+    """The object to work from: the original, or the silenced rendition that took its place."""
+
+    source: StoredObject
     roles: frozenset[ObjectRole]
 
 
@@ -124,21 +126,24 @@ async def _look(services: Services, recording_id: uuid.UUID) -> tuple[Recording,
         if recording is None:
             raise NotFound("no such recording")
         objects = await living_objects(session, recording_id)
-    if recording.state is not RecordingState.STORED or ObjectRole.ORIGINAL not in objects:
+    source = objects.get(ObjectRole.ORIGINAL, objects.get(ObjectRole.REDACTED))
+    if recording.state is not RecordingState.STORED or source is None:
         return recording, None
     try:
-        original = stored_object(*objects[ObjectRole.ORIGINAL])
+        return recording, _Found(stored_object(*source), frozenset(objects))
     except Erased:
         return recording, None
-    return recording, _Found(original, frozenset(objects))
 
 
-def _work(recording: Recording, original: StoredObject) -> _Work:
-    opened = input_of(recording.media)
+def _work(recording: Recording, found: _Found) -> _Work:
+    media = recording.media
+    if found.source.role != ObjectRole.ORIGINAL.value:
+        media = {"container": "ogg", "codec": "opus", "channels": media.get("channels")}
+    opened = input_of(media)
     if opened is None:
         raise MediaError("nothing here decodes media of this kind")
     spans = read_spans(recording.muted, card_data_removed=recording.card_data_removed)
-    return _Work(original, opened, pcm_layout(recording.media), spans)
+    return _Work(found.source, opened, pcm_layout(media), spans)
 
 
 @asynccontextmanager
@@ -148,7 +153,7 @@ async def _rendition(
     """The recording as Ogg/Opus, with the spans silent."""
     if not spans:
         async with (
-            services.vault.read(work.original) as source,
+            services.vault.read(work.source) as source,
             ffmpeg.transcode(source, work.opened, work.layout, limits=limits) as pieces,
         ):
             yield pieces
@@ -166,7 +171,7 @@ async def _silenced(
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     """The recording as raw PCM, with the spans silent."""
     async with (
-        services.vault.read(work.original) as source,
+        services.vault.read(work.source) as source,
         _decoding(source, work, limits) as pcm,
     ):
         yield _silence(pcm, work.layout, spans)
@@ -250,9 +255,8 @@ async def _still_wanted(
     if read_spans(recording.muted, card_data_removed=recording.card_data_removed) != work.spans:
         return None  # muted otherwise in the meantime; the job that this change enqueued makes it again
     objects = await living_objects(session, recording_id)
-    original = objects.get(ObjectRole.ORIGINAL)
-    same_original = original is not None and original[0].id == work.original.object_id
-    return recording if same_original and role not in objects else None
+    same_source = any(row.id == work.source.object_id for row, _ in objects.values())
+    return recording if same_source and role not in objects else None
 
 
 def _made(recording: Recording, object_id: uuid.UUID, role: ObjectRole) -> AuditEvent:

@@ -8,6 +8,7 @@ import subprocess
 import uuid
 from array import array
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from recorder.catalogue.enums import ObjectRole, RecordingState
 from recorder.catalogue.tables import AuditEntry, Recording, StoredObjectRow
 from recorder.errors import NotFound
+from recorder.playback import ffmpeg
 from recorder.playback.ffmpeg import LIMITS, Limits, MediaError, decode, encode, ffmpeg_path, transcode
 from recorder.playback.media import Input, input_of, is_playable, pcm_layout
 from recorder.playback.objects import living_objects, stored_object
@@ -54,7 +56,10 @@ async def test_playable_audio_without_mutes_needs_no_copy(world: World) -> None:
 
 async def test_muted_spans_are_silent_on_every_channel(world: World) -> None:
     audio = await make_audio(4)
-    muted = [{"from_ms": 1000, "to_ms": 1500, "reason": "payment"}, {"from_ms": 3000, "to_ms": 3001}]
+    muted: list[dict[str, Any]] = [
+        {"from_ms": 1000, "to_ms": 1500, "reason": "payment"},
+        {"from_ms": 3000, "to_ms": 3001},
+    ]
     recording_id = await world.recording(audio, muted=muted)
     assert await make_rendition(world.services, recording_id) == (ObjectRole.REDACTED,)
     heard = await decoded(await content(world.services, recording_id, ObjectRole.REDACTED))
@@ -263,3 +268,20 @@ async def test_a_playlist_cannot_name_files() -> None:
     hostile = b"ffconcat version 1.0\nfile /etc/hostname\n"
     with pytest.raises(MediaError):
         await drain(hostile, Input(("-f", "concat", "-safe", "0"), False))
+
+
+async def test_ffmpeg_can_write_no_file(tmp_path: Path) -> None:
+    """Decrypted audio never reaches a disk, whatever an option or a hostile input talks it into."""
+    opened = input_of(WAV)
+    assert opened is not None
+    leak = tmp_path / "leak.raw"
+    output = ("-f", "s16le", str(leak), "-map", "0:a:0", "-f", "s16le")
+    with pytest.raises(MediaError):
+        await _drain_run(await make_audio(5), opened, output)
+    assert not leak.exists() or leak.stat().st_size == 0
+
+
+async def _drain_run(audio: bytes, opened: Input, output: tuple[str, ...]) -> None:
+    async with ffmpeg._run(chunks(audio), opened, output, LIMITS) as pieces:
+        async for _ in pieces:
+            pass

@@ -434,3 +434,28 @@ async def test_an_unmuted_rendition_exists_only_where_needed(world: World, legal
     assert set(await make_rendition(services, recording_id)) == {ObjectRole.RENDITION, ObjectRole.REDACTED}
     audio = await open_listen(services, legal, recording_id, Purpose.LEGAL_PROTECTION)
     assert audio.obj.role == "rendition"
+
+
+async def test_the_silenced_rendition_takes_the_place_of_a_destroyed_original(
+    world: World, quality: Principal, legal: Principal
+) -> None:
+    services = world.services
+    recording_id = await world.recording(
+        await make_audio(1), muted=[{"from_ms": 0, "to_ms": 500, "reason": "card_security"}]
+    )
+    await make_rendition(services, recording_id)
+    async with services.database.transaction() as session:
+        await session.execute(sa.update(Recording).values(card_data_removed=True))
+        await session.execute(
+            sa.update(StoredObjectRow)
+            .where(StoredObjectRow.role == ObjectRole.ORIGINAL)
+            .values(wrapped_key=None, deleted_at=services.clock.now())
+        )
+    for person, purpose, rendition in (
+        (quality, Purpose.QUALITY, Rendition.PLAYBACK),
+        (legal, Purpose.LEGAL_PROTECTION, Rendition.ORIGINAL),
+    ):
+        audio = await open_listen(services, person, recording_id, purpose, rendition)
+        assert audio.obj.role == "redacted"
+    assert await make_rendition(services, recording_id) == ()
+    assert await make_peaks(services, recording_id) is True
