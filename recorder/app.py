@@ -1,0 +1,195 @@
+"""The composition root: parts from settings, the HTTP application from the parts, and running them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import metadata
+
+from aiohttp import web
+
+from recorder.api import (
+    accounts,
+    audit,
+    customers,
+    disposition,
+    ingest,
+    openapi,
+    playback,
+    recordings,
+    sources,
+    system,
+)
+from recorder.api.framework import SERVICES, Route, mount
+from recorder.api.middleware import add_headers, authenticate, observe, problems
+from recorder.audit.log import refuse_if_rolled_back
+from recorder.background import Background
+from recorder.catalogue import migrate
+from recorder.catalogue.database import Database
+from recorder.clock import Clock, SystemClock
+from recorder.errors import ConfigurationError, Unavailable
+from recorder.services import Services
+from recorder.settings import Settings
+from recorder.web import pages
+from storage.errors import KeyringError, Misuse
+from storage.keyrings.file import FileKeyring
+from storage.stores import open_store
+from storage.vault import Vault
+
+log = logging.getLogger("recorder.service")
+
+ROUTES: tuple[Route, ...] = (
+    *system.ROUTES,
+    *ingest.ROUTES,
+    *recordings.ROUTES,
+    *playback.ROUTES,
+    *customers.ROUTES,
+    *disposition.ROUTES,
+    *sources.ROUTES,
+    *accounts.ROUTES,
+    *audit.ROUTES,
+)
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Services]:
+    """Open database, keyring and object store; close them at the end.
+
+    Raises:
+        ConfigurationError: a setting cannot work, or there is no keyring yet.
+    """
+    try:
+        keyring = FileKeyring.open(settings.resolved_keyring)
+    except KeyringError as error:
+        raise ConfigurationError(f"{error}; `recorder migrate` makes a new installation's keyring") from error
+    secret = settings.s3_secret_key
+    try:
+        store = open_store(
+            settings.resolved_object_store,
+            s3_endpoint=settings.s3_endpoint,
+            access_key=settings.s3_access_key,
+            secret_key=None if secret is None else secret.get_secret_value(),
+            region=settings.s3_region,
+        )
+    except Misuse as error:
+        raise ConfigurationError(f"RECORDER_OBJECT_STORE: {error}") from error
+    database = Database(settings.resolved_database_url)
+    try:
+        yield Services(
+            settings=settings,
+            clock=clock or SystemClock(),
+            database=database,
+            keyring=keyring,
+            store=store,
+            vault=Vault(store, keyring),
+        )
+    finally:
+        await database.close()
+        await store.aclose()
+        keyring.close()
+
+
+def build_app(services: Services) -> web.Application:
+    """The HTTP application over already opened services."""
+    app = web.Application(
+        middlewares=[observe, problems, authenticate],
+        # Bodies are counted where they are read; see framework.read_bounded and ingest.
+        client_max_size=services.settings.max_metadata_bytes,
+    )
+    app[SERVICES] = services
+    app[system.DRAINING] = system.Draining()
+    app[system.OPENAPI] = openapi.build(ROUTES, version=metadata.version("tallenne"))
+    app.on_response_prepare.append(add_headers)
+    mount(app, ROUTES)
+    pages.mount(app)
+    return app
+
+
+async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; in the embedded default, do the background work as well.
+
+    Args:
+        ready: called with the address once connections are accepted.
+    """
+    stop = stop_signal()
+    async with running(settings) as (_services, address):
+        log.info("serving", extra={"address": address})
+        if ready is not None:
+            ready(address)
+        await stop.wait()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
+    """A running service: on leaving, readiness fails first, then streams drain, then everything closes."""
+    async with open_services(settings) as services:
+        await check_startup(services)
+        app = build_app(services)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,
+            shutdown_timeout=settings.shutdown_seconds / 2,  # aiohttp waits this long twice
+        )
+        await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port, reuse_port=False)
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            taken = error.errno == errno.EADDRINUSE
+            why = (
+                "another program listens there" if taken else (error.strerror or "the address is not usable")
+            )
+            raise ConfigurationError(f"RECORDER_LISTEN {settings.listen}: {why}") from error
+        port = runner.addresses[0][1] if runner.addresses else settings.port
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        async with contextlib.AsyncExitStack() as stack:
+            if settings.embedded:
+                await stack.enter_async_context(Background(services).running())
+            try:
+                yield services, settings.public_url or f"http://{host}:{port}"
+            finally:
+                app[system.DRAINING].on = True
+                services.metrics.ready.set(0)
+                await runner.cleanup()
+
+
+async def work(settings: Settings) -> None:
+    """Do background work until SIGTERM or SIGINT."""
+    stop = stop_signal()
+    async with open_services(settings) as services:
+        await check_startup(services)
+        async with Background(services).running():
+            log.info("working")
+            await stop.wait()
+
+
+async def check_startup(services: Services) -> None:
+    """Refuse to start on a database that this program does not fit, or that is older than its log's copies.
+
+    Raises:
+        Unavailable: database or store is away, or the schema is another one.
+        Corrupt: an older database was restored, or the log was rewritten.
+    """
+    await services.database.check()
+    revision, head = await migrate.current(services.database)
+    if revision != head:
+        raise Unavailable("the database's schema is another one: run recorder migrate", dependency="database")
+    await refuse_if_rolled_back(services)
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop

@@ -1,0 +1,86 @@
+"""The background work of one process: which handler does which job, and what recurs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from recorder.audit.log import Sequencer
+from recorder.catalogue.tables import Job
+from recorder.disposition.sweeping import overdue
+from recorder.ingest.probe import check_media
+from recorder.jobs.chores import standard_chores
+from recorder.jobs.clockwork import Chore, Clockwork
+from recorder.jobs.worker import GiveUp, Handler, Worker
+from recorder.playback.ffmpeg import MediaError
+from recorder.playback.renditions import make_peaks, make_rendition
+from recorder.playback.serve import close_idle_listens
+from recorder.services import Services
+
+
+class Background:
+    """A worker and a clock on the same services. Any number of processes may have one."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._sequencer = Sequencer(services)
+        self.worker = Worker(services, self._handlers())
+        chores = standard_chores(
+            services,
+            sequence_log=self._sequencer.run_once,
+            copy_checkpoints=self._sequencer.copy_checkpoints,
+            close_idle_listens=lambda: close_idle_listens(services, services.clock.now()),
+        )
+        self._clockwork = Clockwork([*chores, Chore("gauges", timedelta(seconds=15), self._gauges)])
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Work inside; on leaving, what is in hand goes back to the queue."""
+        async with self._clockwork.running():
+            task = asyncio.create_task(self.worker.run())
+            try:
+                yield
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        with contextlib.suppress(Exception):
+            # Best effort: whoever starts next sequences what is left.
+            await self._sequencer.run_once()
+
+    def _handlers(self) -> dict[str, Handler]:
+        services = self._services
+
+        async def media_check(recording_id: uuid.UUID, _payload: Mapping[str, Any]) -> None:
+            await check_media(services, recording_id)
+
+        async def rendition(recording_id: uuid.UUID, _payload: Mapping[str, Any]) -> None:
+            try:
+                await make_rendition(services, recording_id)
+            except MediaError as error:
+                raise GiveUp(error.message) from error
+
+        async def peaks(recording_id: uuid.UUID, _payload: Mapping[str, Any]) -> None:
+            try:
+                await make_peaks(services, recording_id)
+            except MediaError as error:
+                raise GiveUp(error.message) from error
+
+        return {"media_check": media_check, "rendition": rendition, "peaks": peaks}
+
+    async def _gauges(self) -> None:
+        metrics = self._services.metrics
+        query = sa.select(Job.kind, Job.state, sa.func.count()).group_by(Job.kind, Job.state)
+        async with self._services.database.snapshot() as session:
+            metrics.overdue_erasures.set(await overdue(session, self._services.clock.now()))
+            counts = (await session.execute(query)).tuples().all()
+        metrics.jobs.clear()
+        for kind, state, count in counts:
+            metrics.jobs.labels(kind, state.value).set(count)
