@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,24 @@ from recorder.catalogue.tables import AuditEntry
 ENTRY_VERSION = 1
 Detail = str | int | bool | None | list[str] | list[int]
 _ACTOR = re.compile(r"^(account|token|source|link|os|system):[A-Za-z0-9_.@-]{1,100}$")
+
+
+class _OrderedIds:
+    """UUIDv7 (RFC 9562 section 6.2, method 1): entries of one instant keep the order they were written in."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0  # milliseconds and, in the low 12 bits, the counter
+
+    def next(self, now: datetime) -> uuid.UUID:
+        with self._lock:
+            self._last = max(self._last + 1, int(now.timestamp() * 1000) << 12)
+            last = self._last
+        random = int.from_bytes(os.urandom(8)) >> 2
+        return uuid.UUID(int=(last >> 12) << 80 | 7 << 76 | (last & 0xFFF) << 64 | 0b10 << 62 | random)
+
+
+_IDS = _OrderedIds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +78,7 @@ def record(session: AsyncSession, event: AuditEvent, *, now: datetime) -> uuid.U
     """
     if not _ACTOR.match(event.actor):
         raise ValueError(f"not an actor: {event.actor!r}")
-    entry_id = uuid.uuid4()
+    entry_id = _IDS.next(now)
     entry: dict[str, Any] = {
         "v": ENTRY_VERSION,
         "id": str(entry_id),

@@ -76,7 +76,7 @@ async def history(
     rows = await session.execute(
         sa.select(AuditEntry.id, AuditEntry.index, AuditEntry.payload)
         .where(AuditEntry.object_id == object_id, AuditEntry.object_type == object_type)
-        .order_by(AuditEntry.at, AuditEntry.index, AuditEntry.id)
+        .order_by(AuditEntry.at, AuditEntry.index.asc().nulls_last(), AuditEntry.id)
         .limit(limit)
     )
     return [EntryView(*row) for row in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import uuid
 
 import pytest
@@ -62,6 +63,13 @@ async def test_more_than_a_batch_at_once(
     checkpoint = await Sequencer(services).run_once()
     assert checkpoint is not None
     assert (checkpoint.size, checkpoint.root) == (10, root_of(await payloads(services)))
+
+
+async def test_entries_of_one_instant_keep_their_order(services: Services, write: Write) -> None:
+    ids = await write(40)
+    assert {i.version for i in ids} == {7}
+    await Sequencer(services).run_once()
+    assert [json.loads(payload)["details"]["n"] for payload in await payloads(services)] == list(range(40))
 
 
 async def test_an_entry_committed_late_is_not_passed_over(
