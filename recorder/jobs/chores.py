@@ -89,7 +89,8 @@ async def _wants_sweep(
             AuditEntry.object_id == str(controller.id), AuditEntry.action == "sweep.finished"
         )
     )
-    if last is None or last < tonight:
+    last = last or controller.created_at  # a new installation waits for its first night
+    if last < tonight:
         return True
     approved = sa.exists().where(
         Approval.controller_id == controller.id,

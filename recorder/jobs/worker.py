@@ -156,7 +156,9 @@ class Worker:
             return await self.claim(1)
         except Unavailable:
             log.warning("the database is away; the queue waits")
-            return []
+        except Exception as error:  # noqa: BLE001 - one bad row must not end the work on all others
+            log.error("the queue cannot be read", extra={"error": _name(error)})
+        return []
 
     async def _work(self, claim: Claim) -> None:
         renewing = asyncio.create_task(self._renew(claim))
@@ -216,6 +218,8 @@ class Worker:
             )
         except Unavailable:
             log.warning("the database is away; the lease runs out and the job is claimed again")
+        except Exception as failure:  # noqa: BLE001 - as above: the lease runs out
+            log.error("a job cannot be settled", extra={"error": _name(failure)})
 
     async def _bury(self, claim: Claim, name: str, now: datetime) -> None:
         async with self._services.database.transaction() as session:

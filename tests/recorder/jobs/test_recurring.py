@@ -43,6 +43,10 @@ def test_the_night_is_the_controllers(zone, now, expected):
 async def test_a_controller_is_swept_once_a_night_and_a_missed_night_is_made_up_for(world):
     services = world.services
     recording_id = await world.recording(await world.customer(), started_at=LONG_AGO)
+    assert await chores.sweep_where_due(services) == []
+    services.clock.set(datetime(2026, 3, 6, 0, 29, 59, tzinfo=UTC))
+    assert await chores.sweep_where_due(services) == []
+    services.clock.set(datetime(2026, 3, 6, 0, 30, tzinfo=UTC))  # 02:30 in Helsinki
     assert await chores.sweep_where_due(services) == ["fi-main"]
     assert (await world.get(recording_id)).state == "erased"
     assert await chores.sweep_where_due(services) == []
