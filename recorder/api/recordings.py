@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from recorder.api.framework import ApiCall, Route
 from recorder.catalogue.enums import Direction, LawfulBasis, LinkRole, RecordingState
 from recorder.catalogue.recordings import Filters
-from recorder.customers.records import CustomerQuery
+from recorder.customers.records import CustomerQuery, Email, Number, Phone, Text
 from recorder.errors import Erased, Forbidden, InvalidInput, NotFound
 from recorder.playback import finding
 from recorder.playback.finding import Explained, Found
@@ -26,6 +26,14 @@ def _storable(value: str) -> str:
     return value
 
 
+def _in_calendar(value: datetime) -> datetime:
+    # Far enough from the calendar's ends for any zone and any database.
+    if not 1900 <= value.year <= 9000:
+        raise ValueError("give a time between the years 1900 and 9000")
+    return value
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_calendar)]
 Code = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_storable)]
 Limit = Annotated[int, Field(ge=1, le=200)]
 Cursor = Annotated[str, Field(max_length=200)]
@@ -38,8 +46,8 @@ class _Filters(BaseModel):
     customer: uuid.UUID | None = Field(None, description="id of the customer, never the number")
     agent: Code | None = None
     queue: Code | None = None
-    from_: AwareDatetime | None = Field(None, alias="from", description="calls that began then or later")
-    to: AwareDatetime | None = Field(None, description="calls that began before")
+    from_: Moment | None = Field(None, alias="from", description="calls that began then or later")
+    to: Moment | None = Field(None, description="calls that began before")
     tag: Code | None = None
     state: RecordingState | None = Field(None, description="without it, what is erased is left out")
     cursor: Cursor | None = Field(None, description="next of the page before")
@@ -57,10 +65,10 @@ class ListQuery(_Filters):
 class SearchBody(_Filters):
     """The same filters, and exact personal values; everything given must fit."""
 
-    number: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_storable)] | None = None
-    phone: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_storable)] | None = None
-    email: Annotated[str, Field(min_length=3, max_length=254), AfterValidator(_storable)] | None = None
-    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_storable)] | None = None
+    number: Number | None = None
+    phone: Phone | None = None
+    email: Email | None = None
+    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
 
     def personal(self) -> CustomerQuery | None:
         """The personal values; None when there are none."""

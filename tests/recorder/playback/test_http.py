@@ -367,6 +367,8 @@ async def test_calls_of_the_same_second_are_all_paged(
         "?customer=K-1001",
         "?from=yesterday",
         "?from=2026-03-03T00:00:00",
+        "?from=0001-01-01T00:00:00%2B14:00",
+        "?to=9999-12-31T23:59:59-12:00",
         "?state=lost",
         "?phone=040",
         "?queue=a&queue=b",
@@ -427,6 +429,7 @@ async def test_custody_outlives_the_recording(
         await session.execute(sa.update(Recording).values(state=RecordingState.ERASED))
     url = f"/api/v1/recordings/{recording_id}/history"
     async with client.get(url, headers=by(legal)) as answer:
+        assert answer.status == 200
         items = (await answer.json())["items"]
     assert [item["entry"]["action"] for item in items] == ["listen.opened"]
     assert json.dumps(items).count(quality.actor) == 1
@@ -478,6 +481,9 @@ async def test_search_by_what_is_personal(client: Client, world: World, by: As, 
     assert payloads.count(b"recordings.searched") == 4
     assert b"1001" not in payloads
     assert b"4567" not in payloads
+    for blank in ("number", "phone", "name"):
+        async with client.post("/api/v1/recordings/search", json={blank: " "}, headers=by(legal)) as answer:
+            assert answer.status == 422
     async with client.post("/api/v1/recordings/search", json={"phone": "x"}, headers=by(legal)) as answer:
         assert answer.status == 422
         assert "x" not in (await answer.json(content_type=None))["detail"].split()
