@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
 from recorder.access.principals import Principal
@@ -216,14 +217,22 @@ async def parse_body(model: type[M], request: web.Request, *, optional: bool = F
 
 
 async def read_bounded(request: web.Request, limit: int) -> bytes:
-    """The whole body, counted as it comes: ``client_max_size`` does not bound ``request.content``."""
+    """The whole body, counted as it comes: ``client_max_size`` does not bound ``request.content``.
+
+    Raises:
+        TooLarge: it is longer than the limit, decompressed.
+        MalformedInput: it did not arrive whole.
+    """
     parts: list[bytes] = []
     size = 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge(f"the body is over {limit} bytes")
-        parts.append(chunk)
+    try:
+        async for chunk in request.content.iter_any():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"the body is over {limit} bytes")
+            parts.append(chunk)
+    except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+        raise MalformedInput("the body broke off, or its framing or Content-Encoding is wrong") from None
     return b"".join(parts)
 
 

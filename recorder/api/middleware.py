@@ -21,7 +21,8 @@ from recorder.errors import Forbidden
 SESSION_COOKIE: Final = "recorder_session"
 CSRF_HEADER: Final = "X-CSRF-Token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_REQUEST_ID: Final = re.compile(r"^[0-9a-f-]{16,40}$")
+# Only what looks random is taken over into logs: sixteen digits could be a card's, dashes make a telephone's.
+_REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger("recorder.http")
 
@@ -46,7 +47,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     The line names the route's pattern, never the path: a sender's path may carry a number or a token.
     """
     offered = request.headers.get("X-Request-Id", "")
-    request_id = offered if _REQUEST_ID.match(offered) else uuid.uuid4().hex
+    request_id = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
     request[REQUEST_ID] = request_id
     metrics = request.app[SERVICES].metrics
     started = time.perf_counter()
@@ -147,7 +148,8 @@ def check_csrf(request: web.Request, given: str) -> None:
         Forbidden: it is missing or another session's.
     """
     expected = request.get(CSRF)
-    if expected is None or not secrets.compare_digest(expected.encode(), given.encode()):
+    offered = given.encode(errors="surrogateescape")  # as it came: header bytes need not be UTF-8
+    if expected is None or not secrets.compare_digest(expected.encode(), offered):
         raise Forbidden(f"send the session's CSRF token in {CSRF_HEADER}", reason="csrf")
 
 

@@ -119,12 +119,15 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
         success["content"] = content
     responses: dict[str, Any] = {str(route.status): success}
     for status, meaning in route.other.items():
-        responses[str(status)] = {**success, "description": meaning}
+        # 304 has no body (RFC 9110 section 15.4.5).
+        responses[str(status)] = (
+            {"description": meaning} if status == 304 else {**success, "description": meaning}
+        )
     for status, title in statuses(route).items():
-        responses[str(status)] = {
-            "description": title,
-            "content": {CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
-        }
+        # A route may answer a failing status in its own form as well, as readiness does.
+        own = responses.get(str(status), {"description": title})
+        problem = {CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+        responses[str(status)] = {**own, "content": {**own.get("content", {}), **problem}}
     return responses
 
 

@@ -48,7 +48,8 @@ KINDS: dict[type[Exception], ProblemKind] = {
 def translate(error: Exception) -> errors.RecorderError | None:
     """The service's own error for what ``storage`` raises; None for what nobody expected."""
     if isinstance(error, errors.RecorderError):
-        return error
+        # Without a status (a setting that cannot work) its text is the operator's, not the caller's.
+        return error if kind_of(type(error)) is not None else None
     if isinstance(error, storage_errors.StoreUnavailable):
         return errors.Unavailable("the object store is away; try again", dependency="store")
     if isinstance(error, storage_errors.KeyDestroyed):
@@ -95,7 +96,9 @@ def problem_body(error: errors.RecorderError, kind: ProblemKind, request_id: str
 
 def problem_response(error: errors.RecorderError, request_id: str) -> web.Response:
     """The HTTP answer to an error of ours."""
-    kind = kind_of(type(error)) or ProblemKind(500, "internal", "Something failed inside the service")
+    kind = kind_of(type(error))
+    if kind is None:
+        return internal_problem(request_id)  # its text is the operator's, not the caller's
     headers: dict[str, str] = {}
     if isinstance(error, errors.Unavailable | errors.Locked | errors.TooMany):
         headers["Retry-After"] = str(error.retry_after)
