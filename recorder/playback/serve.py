@@ -155,11 +155,12 @@ async def open_peaks(
         async with services.database.snapshot() as session:
             recording = await _allowed_for_any(session, services, principal, recording_id, purpose)
             objects = await living_objects(session, recording_id)
+            hopeless = input_of(recording.media) is None or await _gave_up(session, recording_id, "peaks")
     except (Forbidden, Erased) as refusal:
         await audit_refusal(services, principal, recording_id, purpose, refusal, request_id=request_id)
         raise
     if ObjectRole.PEAKS not in objects:
-        if input_of(recording.media) is None:
+        if hopeless:
             raise Conflict(
                 "The audio of this call cannot be drawn: nothing here decodes it.", kind="not-playable"
             )
@@ -397,7 +398,7 @@ async def _audio(session: AsyncSession, allowed: Allowed, role: ObjectRole) -> A
     if role not in objects:
         if role is ObjectRole.ORIGINAL:
             raise Corrupt("the recording's audio is not in the catalogue")
-        if input_of(recording.media) is None or await _gave_up(session, recording.id):
+        if input_of(recording.media) is None or await _gave_up(session, recording.id, "rendition"):
             text = "No browser plays this call and nothing here can convert it; ask for rendition=original."
             raise Conflict(text, kind="not-playable")
         raise _NotMadeYet(recording)
@@ -412,10 +413,10 @@ async def _audio(session: AsyncSession, allowed: Allowed, role: ObjectRole) -> A
     )
 
 
-async def _gave_up(session: AsyncSession, recording_id: uuid.UUID) -> bool:
+async def _gave_up(session: AsyncSession, recording_id: uuid.UUID, kind: str) -> bool:
     query = (
         sa.select(Job.state)
-        .where(Job.target_id == recording_id, Job.kind == "rendition")
+        .where(Job.target_id == recording_id, Job.kind == kind)
         .order_by(Job.created_at.desc(), Job.id)
         .limit(1)
     )

@@ -296,6 +296,11 @@ async def test_what_cannot_be_converted_says_so(world: World, quality: Principal
         await open_listen(services, quality, recording_id, Purpose.QUALITY)
     async with services.database.transaction() as session:
         await session.execute(sa.update(Job).values(state=JobState.FAILED))
+        await session.execute(sa.update(Job).values(kind="peaks"))
+    with pytest.raises(Conflict, match="cannot be drawn"):
+        await open_peaks(services, quality, recording_id)
+    async with services.database.transaction() as session:
+        await session.execute(sa.update(Job).values(kind="rendition"))
     with pytest.raises(Conflict, match="ask for rendition=original") as caught:
         await open_listen(services, quality, recording_id, Purpose.QUALITY)
     assert caught.value.kind == "not-playable"
