@@ -38,6 +38,34 @@ async def erase_customer(
 ) -> ErasureResult:
     """Erase a customer and what may go of their calls; what statute or hold covers stays under a fresh key.
 
+    Raises:
+        NotFound, Erased, Conflict: as for :func:`open_customer`.
+        Unavailable: the store or the database is away; the erasure is open and the next sweep resumes it.
+    """
+    erasure_id = await open_customer(
+        services,
+        customer_id,
+        ground=ground,
+        requested_by=requested_by,
+        now=now,
+        shared=shared,
+        request_id=request_id,
+    )
+    return await run(services, erasure_id)
+
+
+async def open_customer(
+    services: Services,
+    customer_id: uuid.UUID,
+    *,
+    ground: ErasureGround,
+    requested_by: str,
+    now: datetime,
+    shared: Literal["keep", "erase"] = "keep",
+    request_id: str | None = None,
+) -> uuid.UUID:
+    """Create the erasure of a customer, or find the open one.
+
     Args:
         requested_by: the actor who asked, as the audit log names them.
         shared: what becomes of calls on which other customers hang as well; ``keep`` leaves them to a person.
@@ -46,7 +74,6 @@ async def erase_customer(
         NotFound: there is no such customer.
         Erased: it was erased before.
         Conflict: an erasure of this customer on another ground is not finished.
-        Unavailable: the store or the database is away; the erasure is open and the next sweep resumes it.
     """
     async with services.database.transaction() as session:
         customer = await session.get(Customer, customer_id, with_for_update=True)
@@ -54,9 +81,8 @@ async def erase_customer(
             raise NotFound("no such customer")
         found = await _open(session, Erasure.customer_id == customer_id)
         if found is None and customer.erased_at is not None:
-            raise Erased(
-                "the customer has been erased", certificate_id=await _certificate(session, customer_id)
-            )
+            certificate = await _certificate(session, customer_id)
+            raise Erased("the customer has been erased", certificate_id=certificate)
         if found is not None and found.ground is not ground:
             raise Conflict("an erasure of this customer on another ground is not finished")
         if found is None:
@@ -64,8 +90,7 @@ async def erase_customer(
             found.customer_id = customer_id
             found.detail = {"shared": shared}
             _audit(session, found, now, request_id)
-        erasure_id = found.id
-    return await run(services, erasure_id)
+        return found.id
 
 
 async def erase_recording(
