@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
 
@@ -155,7 +157,9 @@ class Doctor:
 
     async def _open_keyring(self) -> Finding:
         path = self._settings.resolved_keyring
-        keyring = FileKeyring.open(path)
+        if self._database is None and not await asyncio.to_thread(path.exists):
+            return Finding("keyring", False, f"there is no {path}", "a new installation: recorder migrate")
+        keyring = await asyncio.to_thread(FileKeyring.open, path)
         self._keyring = keyring
         key = keyring.signing_key("log")
         message = secrets.token_bytes(32)
@@ -181,6 +185,11 @@ class Doctor:
 
     async def _probe_store(self) -> Finding:
         settings = self._settings
+        address = urlsplit(settings.resolved_object_store)
+        if address.scheme == "file":
+            above = Path(unquote(address.path)).parent
+            if not await asyncio.to_thread(above.is_dir):
+                return Finding("object store", False, f"there is no {above}", "make it: recorder migrate")
         secret = settings.s3_secret_key
         try:
             store = open_store(

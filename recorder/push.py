@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import random
 import uuid
 from collections.abc import Callable, Mapping
@@ -371,9 +372,11 @@ def _key_id(receipt: str) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    # Messages of the HTTP client repeat the URL; a type and the system's word are enough.
-    strerror = getattr(error, "strerror", None)
-    return str(strerror) if strerror else type(error).__name__
+    # Messages of the HTTP client repeat the address; the system's word, or a type, is enough.
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def _in_flight(status: int, answer: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from recorder.audit.verify import Report
 
 
-@click.group()
+@click.group(short_help="The audit log: verify it.")
 def audit() -> None:
     """The audit log: a transparency log that nobody rewrites unseen."""
 

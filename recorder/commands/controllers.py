@@ -7,7 +7,7 @@ import click
 from recorder.commands.context import json_option, opened, principal, run, show_json, show_table
 
 
-@click.group()
+@click.group(short_help="The companies that answer for their calls.")
 def controller() -> None:
     """Controllers: the companies that answer for their recordings."""
 

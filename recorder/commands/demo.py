@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recorder.services import Services
 
 
-@click.command()
+@click.command(short_help="Start the service with spoken demo calls in it.")
 def demo() -> None:
     """Start the service; on the first start make accounts and load a dozen spoken calls.
 

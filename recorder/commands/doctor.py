@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from recorder.doctor import Finding
 
 
-@click.command()
+@click.command(short_help="Try every part that the service needs.")
 @json_option
 def doctor(as_json: bool) -> None:
     """Try every part the service needs and say what to do about each that is red.

@@ -38,7 +38,7 @@ GROUNDS = tuple(
 )
 
 
-@click.command()
+@click.command(short_help="Erase what is due.")
 @click.option("--dry-run", is_flag=True, help="Decide and report, change nothing.")
 @click.option(
     "--approval", metavar="ID", help="A second person's approval of more than the brake lets through."
@@ -91,7 +91,7 @@ def sweep(dry_run: bool, approval: str | None, controller: str | None, as_json: 
         )
 
 
-@click.command()
+@click.command(short_help="Erase a customer, or one recording.")
 @click.option("--customer", "number", metavar="NUMBER",
               help="The customer's number; - reads it from stdin, out of the process list.")  # fmt: skip
 @click.option("--recording", metavar="ID", help="One recording.")

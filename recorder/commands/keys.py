@@ -21,7 +21,7 @@ from recorder.commands.context import (
 from recorder.commands.failures import Usage
 
 
-@click.group()
+@click.group(short_help="Key epochs: list, rotate, destroy.")
 def keys() -> None:
     """Key epochs: rotate, and destroy old ones for good once no backup needs them."""
 

@@ -18,7 +18,7 @@ _NESTED: Final = {"customer", "call", "media", "notice", "extra"}
 _WORST: Final = (Exit.WRONG, Exit.REFUSED, Exit.USAGE, Exit.AWAY)
 
 
-@click.command()
+@click.command(short_help="Push recordings and check their receipts.")
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )

@@ -27,7 +27,7 @@ _LIMIT = 1024 * 1024
 document = click.argument("document", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
 
-@click.group()
+@click.group(short_help="Retention schedules.")
 def schedule() -> None:
     """Retention schedules: which purpose is open how long, and why."""
 

@@ -23,7 +23,7 @@ def serve() -> None:
         run(app.serve(settings))
 
 
-@click.command()
+@click.command(short_help="Do background work: sweep, renditions, log.")
 def worker() -> None:
     """Do background work: sweep, erasures, renditions, the log's checkpoints."""
     from recorder import app, logs
@@ -35,7 +35,7 @@ def worker() -> None:
         run(app.work(settings))
 
 
-@click.command()
+@click.command(short_help="Make or update database and keyring.")
 def migrate() -> None:
     """Make data directory and keyring where they are missing, and bring the database to the newest schema."""
     from recorder import installation

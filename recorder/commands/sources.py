@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from recorder.ingest.sources import NewSource
 
 
-@click.group()
+@click.group(short_help="The telephony systems that push.")
 def source() -> None:
     """Sources: the telephony systems that push recordings."""
 

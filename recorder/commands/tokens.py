@@ -25,7 +25,7 @@ ROLES = tuple(role.value for role in Role)
 SCOPES = tuple(scope.value for scope in ScopeKind)
 
 
-@click.group()
+@click.group(short_help="Bearer tokens of machines.")
 def token() -> None:
     """Bearer tokens: of API clients with one role, and of sources."""
 

@@ -43,7 +43,7 @@ values_option = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="People's accounts and roles.")
 def user() -> None:
     """People's accounts: one person, one account, roles as narrow as possible."""
 
