@@ -33,7 +33,7 @@ from recorder.catalogue.tables import (
 )
 from recorder.disposition.evaluation import reevaluate
 from recorder.disposition.facts import ALIVE
-from recorder.disposition.rekeying import lock_subject, move_recordings
+from recorder.disposition.rekeying import lock_recordings_of, lock_subject, move_recordings
 from recorder.services import Services
 
 GONE = (RecordingState.ERASING, RecordingState.ERASED)
@@ -122,12 +122,10 @@ async def move_kept(session: AsyncSession, services: Services, erasure: Erasure,
     if erasure.customer_id is None:
         return 0
     customer = await session.get_one(Customer, erasure.customer_id)
+    # Recordings first: whoever adds an object to one holds its row while wrapping under the subject's key.
+    staying = await lock_recordings_of(session, customer.subject_id)
     old = await lock_subject(session, customer.subject_id)
-    if old.wrapped_key is None:
-        return 0
-    query = sa.select(Recording).where(Recording.subject_id == old.id, Recording.state.in_(ALIVE))
-    staying = list(await session.scalars(query.order_by(Recording.id)))
-    if not staying:
+    if old.wrapped_key is None or not staying:
         return 0
     known = {item.recording_id for item in await items(session, erasure)}
     for recording in staying:

@@ -20,6 +20,7 @@ from recorder.catalogue.tables import (
     StoredObjectRow,
     Subject,
 )
+from recorder.disposition.facts import ALIVE
 from storage.keys import Keyring, SubjectKeyRef, open_field, rewrap_data_key, seal_field
 
 _PAGE = 200
@@ -35,6 +36,21 @@ async def lock_subject(session: AsyncSession, subject_id: uuid.UUID) -> Subject:
             .execution_options(populate_existing=True)
         )
     ).one()
+
+
+async def lock_recordings_of(session: AsyncSession, subject_id: uuid.UUID) -> list[Recording]:
+    """The living recordings under a subject's key, locked in id order against new objects and links.
+
+    Lock order everywhere: customer, recordings, subject.
+    """
+    query = (
+        sa.select(Recording)
+        .where(Recording.subject_id == subject_id, Recording.state.in_(ALIVE))
+        .order_by(Recording.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list(await session.scalars(query))
 
 
 async def move_recordings(

@@ -19,8 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import SubjectKind
 from recorder.catalogue.subjects import subject_ref
-from recorder.catalogue.tables import Recording, Subject
-from recorder.disposition.rekeying import lock_subject, move_customer_fields, move_recordings
+from recorder.catalogue.tables import Customer, Subject
+from recorder.disposition.rekeying import (
+    lock_recordings_of,
+    lock_subject,
+    move_customer_fields,
+    move_recordings,
+)
 from recorder.errors import Conflict, NotFound
 from recorder.services import Services
 from storage.errors import Misuse
@@ -95,14 +100,16 @@ async def rewrap_outdated(
 
 
 async def _move(session: AsyncSession, services: Services, subject_id: uuid.UUID, current: int) -> None:
+    # The locks that writers of personal fields and of objects take, before the key changes under them.
+    await session.execute(sa.select(Customer.id).where(Customer.subject_id == subject_id).with_for_update())
+    recordings = await lock_recordings_of(session, subject_id)
     subject = await lock_subject(session, subject_id)
     if subject.wrapped_key is None or subject.epoch >= current:
         return
     old = subject_ref(subject)
     if subject.rekey_needed and subject.kind in PERSONAL:
         new = new_subject_key(services.keyring, str(subject.controller_id), str(subject.id))
-        query = sa.select(Recording.id).where(Recording.subject_id == subject.id).order_by(Recording.id)
-        await move_recordings(session, services.keyring, old, new, list(await session.scalars(query)))
+        await move_recordings(session, services.keyring, old, new, [r.id for r in recordings])
         await move_customer_fields(session, services.keyring, old, new)
         subject.rekey_needed = False
     else:
