@@ -19,7 +19,8 @@ def number(value: str) -> str:
 
     The empty string when nothing is left.
     """
-    return _SPACE.sub("", unicodedata.normalize("NFKC", value)).upper()
+    upper = _SPACE.sub("", unicodedata.normalize("NFKC", value)).upper()
+    return _SPACE.sub("", unicodedata.normalize("NFKC", upper))
 
 
 def phone(value: str, region: str) -> str | None:
@@ -43,7 +44,10 @@ def phone(value: str, region: str) -> str | None:
         return None
     if phonenumbers.is_possible_number_with_reason(parsed) != phonenumbers.ValidationResult.IS_POSSIBLE:
         return None
-    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    e164 = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    # Leading zeros can make a text that reads as another number; such a thing is nobody's.
+    again = phonenumbers.format_number(phonenumbers.parse(e164, None), phonenumbers.PhoneNumberFormat.E164)
+    return e164 if again == e164 else None
 
 
 def email(value: str) -> str | None:
@@ -58,7 +62,7 @@ def email(value: str) -> str | None:
         return None
     if domain.startswith(".") or domain.endswith(".") or ".." in domain:
         return None
-    return f"{local.casefold()}@{domain.casefold()}"
+    return unicodedata.normalize("NFKC", text.casefold())
 
 
 def name_tokens(value: str) -> tuple[str, ...]:

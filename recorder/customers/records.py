@@ -138,8 +138,9 @@ _PERSONNUMMER: Final = re.compile(r"^(?:19|20)?(\d{2})(\d{2})(\d{2})[-+](\d{4})$
 
 def is_national_identity_number(number: str) -> bool:
     """Whether a number has form and check digit of a Finnish or Swedish personal identity number."""
-    if found := _HETU.match(number):
-        return _HETU_CHECK[int(found.group(1) + found.group(2)) % 31] == found.group(3)
+    hetu = _HETU.match(number)
+    if hetu and _HETU_CHECK[int(hetu.group(1) + hetu.group(2)) % 31] == hetu.group(3):
+        return True
     if found := _PERSONNUMMER.match(number):
         digits = [int(d) for d in "".join(found.groups())]
         doubled = (d if i % 2 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits))

@@ -7,6 +7,7 @@ pipes, silenced to the sample and kept as 16-bit PCM in WAV. Constant memory, no
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from recorder.errors import InvalidInput
 from recorder.ingest.metadata import CARD_SECURITY, MutedSpan
 from recorder.ingest.sniff import Media
 from recorder.playback.editing import Layout
-from recorder.playback.ffmpeg import MediaError, decode
+from recorder.playback.ffmpeg import MediaError, decode, ffmpeg_path
 from recorder.playback.media import input_of, pcm_layout
 
 # What silence is, byte for byte, in each codec. A frame of GSM 06.10 silence is 33 bytes (20 ms).
@@ -139,6 +140,7 @@ def destroy_spans(
         overwriter = Overwriter(FixedRate(44, layout.frame_bytes, layout.rate, b"\x00"), spans)
         yield overwriter.feed(wav_header(layout))
         try:
+            await asyncio.to_thread(ffmpeg_path)  # found on the disk once, then remembered
             async with decode(_plain(body), opened, layout) as pieces:
                 async for piece in pieces:
                     yield overwriter.feed(piece)
