@@ -80,7 +80,7 @@ class Background:
         query = sa.select(Job.kind, Job.state, sa.func.count()).group_by(Job.kind, Job.state)
         async with self._services.database.snapshot() as session:
             metrics.overdue_erasures.set(await overdue(session, self._services.clock.now()))
-            counts = (await session.execute(query)).tuples().all()
+            counts = (await session.execute(query)).all()
         metrics.jobs.clear()
         for kind, state, count in counts:
             metrics.jobs.labels(kind, state.value).set(count)

@@ -42,8 +42,7 @@ class Database:
             options["connect_args"] = {"connect_timeout": 5}
         self.engine: AsyncEngine = create_async_engine(parsed, **options)
         if self.sqlite:
-            sa.event.listen(self.engine.sync_engine, "connect", _configure_sqlite)
-            sa.event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+            listen_sqlite(self.engine.sync_engine)
         self._read = async_sessionmaker(self.engine, expire_on_commit=False)
         self._write = async_sessionmaker(
             self.engine.execution_options(**{_WRITE: True}), expire_on_commit=False
@@ -107,6 +106,12 @@ class Database:
     async def close(self) -> None:
         """Give all connections back."""
         await self.engine.dispose()
+
+
+def listen_sqlite(engine: sa.Engine) -> None:
+    """Set up every connection of an engine on SQLite, and begin its transactions the right way."""
+    sa.event.listen(engine, "connect", _configure_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -11,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
-from recorder.catalogue.database import Database
+from recorder.catalogue.database import Database, listen_sqlite
 from recorder.catalogue.tables import Base
 
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -27,19 +31,36 @@ def config() -> Config:
 
 async def upgrade(database: Database) -> None:
     """Run every migration that has not been run yet."""
+    await asyncio.to_thread(upgrade_now, database.url)
 
-    def run(connection: Connection) -> None:
+
+def upgrade_now(url: sa.URL) -> None:
+    """The same without an event loop: Alembic reads files and is synchronous all the way."""
+    with connected(url) as connection:
         settings = config()
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
 
-    async with database.engine.begin() as connection:
-        await connection.run_sync(run)
+
+@contextmanager
+def connected(url: sa.URL) -> Iterator[Connection]:
+    """A synchronous connection in a transaction that commits at the end."""
+    sqlite = url.get_backend_name() == "sqlite"
+    engine = sa.create_engine(
+        url.set(drivername="sqlite" if sqlite else "postgresql+psycopg"), hide_parameters=True
+    )
+    if sqlite:
+        listen_sqlite(engine)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 async def current(database: Database) -> tuple[str | None, str | None]:
     """The schema's revision in the database, and the newest one that this program knows."""
-    head = ScriptDirectory.from_config(config()).get_current_head()
+    head = await asyncio.to_thread(lambda: ScriptDirectory.from_config(config()).get_current_head())
     async with database.engine.connect() as connection:
         revision = await connection.run_sync(lambda c: MigrationContext.configure(c).get_current_revision())
     return revision, head
@@ -47,7 +68,9 @@ async def current(database: Database) -> tuple[str | None, str | None]:
 
 async def drift(database: Database) -> list[object]:
     """What autogeneration would still change: empty when the migrations match the tables."""
-    async with database.engine.connect() as connection:
-        return await connection.run_sync(
-            lambda c: list(compare_metadata(MigrationContext.configure(c), Base.metadata))
-        )
+
+    def compare() -> list[object]:
+        with connected(database.url) as connection:
+            return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+    return await asyncio.to_thread(compare)

@@ -70,12 +70,13 @@ async def list_recordings(
     *,
     after: Position | None = None,
     limit: int,
+    oldest_first: bool = False,
 ) -> list[Recording]:
-    """Recordings of one controller that the scopes reach, the newest call first.
+    """Recordings of one controller that the scopes reach, the newest call first unless told.
 
     Args:
         scopes: from `recorder.access.policy.visible`; none at all reaches nothing.
-        after: continue behind this place.
+        after: continue behind this place, in the same order.
         limit: how many at most.
     """
     if not scopes:
@@ -83,15 +84,13 @@ async def list_recordings(
     query = sa.select(Recording).where(Recording.controller_id == controller_id, *_conditions(filters))
     if not any(scope.everything for scope in scopes):
         query = query.where(sa.or_(*(_reached(controller_id, scope) for scope in scopes)))
+    time, row_id = Recording.started_at, Recording.id
     if after is not None:
-        query = query.where(
-            sa.or_(
-                Recording.started_at < after.started_at,
-                sa.and_(Recording.started_at == after.started_at, Recording.id < after.id),
-            )
-        )
-    query = query.order_by(Recording.started_at.desc(), Recording.id.desc()).limit(limit)
-    return list(await session.scalars(query))
+        later = time > after.started_at if oldest_first else time < after.started_at
+        beside = row_id > after.id if oldest_first else row_id < after.id
+        query = query.where(sa.or_(later, sa.and_(time == after.started_at, beside)))
+    order = (time, row_id) if oldest_first else (time.desc(), row_id.desc())
+    return list(await session.scalars(query.order_by(*order).limit(limit)))
 
 
 def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from recorder.catalogue import migrate
 from recorder.catalogue.database import Database
 from recorder.catalogue.enums import SubjectKind
 from recorder.catalogue.subjects import add_subject
-from recorder.catalogue.tables import Base, Controller
+from recorder.catalogue.tables import Controller
 from recorder.clock import ManualClock
 from recorder.services import Services
 from recorder.settings import Settings
 from storage.keyrings.memory import MemoryKeyring
 from storage.memory import MemoryStore
 from storage.vault import Vault
+from tests.servers.postgres import PostgresServer
 
 START = datetime(2026, 3, 5, 8, 0, tzinfo=UTC)
 
@@ -26,6 +30,37 @@ START = datetime(2026, 3, 5, 8, 0, tzinfo=UTC)
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(START)
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file that went through every migration, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "catalogue.sqlite3"
+    migrate.upgrade_now(sa.make_url(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> str:
+    """Name of a PostgreSQL database that went through every migration, to be a template."""
+    url = sa.make_url(postgres.new_database())
+    migrate.upgrade_now(url)
+    return str(url.database)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh empty catalogue as the migrations make it, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        path = tmp_path / "catalogue.sqlite"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite+aiosqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.new_database(template=request.getfixturevalue("migrated_postgres"))
+    yield url
+    server.start()  # a test of faults may have left it stopped
+    server.drop_database(url)
 
 
 @pytest.fixture
@@ -36,14 +71,11 @@ def unopened_database(database_url: str) -> Database:
 
 @pytest.fixture
 async def database(unopened_database: Database) -> AsyncIterator[Database]:
-    """An empty catalogue; runs on SQLite and on PostgreSQL."""
-    database = unopened_database
-    async with database.engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+    """The catalogue, opened."""
     try:
-        yield database
+        yield unopened_database
     finally:
-        await database.close()
+        await unopened_database.close()
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ class Recording(Base):
     decision: Mapped[dict[str, Any] | None]  # retention.model.Decision.to_json()
     schedule_version: Mapped[int | None]
     erase_on: Mapped[datetime | None]
-    sweep_on: Mapped[datetime | None]  # when the sweep must look: erase_on, or sooner if inputs change by time
+    sweep_on: Mapped[datetime | None]  # when the sweep must look: erase_on, or sooner
     evaluated_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None]
     certificate_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("certificates.id"))
