@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,9 +30,9 @@ Serve = Callable[..., Awaitable[Client]]
 MakeToken = Callable[..., Awaitable[str]]
 
 
-def sqlite_url(folder: Path) -> str:
+def sqlite_url(migrated: Path, folder: Path) -> str:
     """For modules where one kind of database is enough: what differs between them lies below these layers."""
-    return f"sqlite+aiosqlite:///{folder / 'catalogue.sqlite'}"
+    return f"sqlite+aiosqlite:///{shutil.copy(migrated, folder / 'catalogue.sqlite')}"
 
 
 @pytest.fixture(autouse=True)

@@ -75,8 +75,8 @@ ROUTES = (
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return sqlite_url(tmp_path)
+def database_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    return sqlite_url(migrated_sqlite, tmp_path)
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ async def fail(call: ApiCall) -> web.StreamResponse:
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return sqlite_url(tmp_path)
+def database_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    return sqlite_url(migrated_sqlite, tmp_path)
 
 
 @pytest.fixture

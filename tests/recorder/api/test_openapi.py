@@ -25,8 +25,8 @@ Operations = set[tuple[str, str]]
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return sqlite_url(tmp_path)
+def database_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    return sqlite_url(migrated_sqlite, tmp_path)
 
 
 @pytest.fixture
@@ -93,8 +93,9 @@ def test_every_contract_name_is_there(document: dict[str, Any]) -> None:
         PUT /api/v1/customers, POST /api/v1/customers/search, POST /api/v1/customers/{id}/contacts,
         POST /api/v1/customers/{id}/choices, POST /api/v1/matters, POST /api/v1/matters/{id}/holds,
         DELETE /api/v1/matters/{id}/holds/{hold}, GET /api/v1/schedules, GET /api/v1/approvals,
-        POST /api/v1/approvals, GET /api/v1/quarantine, GET /api/v1/keys,
-        GET /api/v1/audit/checkpoint, GET /api/v1/audit/entries, GET /api/v1/audit/proof, GET /healthz, GET /readyz, GET /metrics, GET /api/openapi.json, GET /api/docs
+        POST /api/v1/approvals, GET /api/v1/quarantine, GET /api/v1/keys, GET /api/v1/audit/checkpoint,
+        GET /api/v1/audit/entries, GET /api/v1/audit/proof, GET /healthz, GET /readyz, GET /metrics,
+        GET /api/openapi.json, GET /api/docs
     """
     wanted = {(m, p) for m, _, p in (item.strip().partition(" ") for item in contract.split(","))}
     assert wanted - described(document) == set()

@@ -32,8 +32,8 @@ from tests.recorder.api.conftest import Serve, sqlite_url
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return sqlite_url(tmp_path)
+def database_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    return sqlite_url(migrated_sqlite, tmp_path)
 
 
 def below(root: type[Exception]) -> Iterator[type[Exception]]:

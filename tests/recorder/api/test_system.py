@@ -22,8 +22,8 @@ from tests.recorder.api.conftest import Client, MakeToken, Serve, sqlite_url
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return sqlite_url(tmp_path)
+def database_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    return sqlite_url(migrated_sqlite, tmp_path)
 
 
 @pytest.fixture
