@@ -116,13 +116,14 @@ async def find(
     personal: CustomerQuery | None = None,
     cursor: str | None = None,
     limit: int = 50,
+    oldest_first: bool = False,
     request_id: str | None = None,
 ) -> Page:
-    """List what the caller may know of, the newest call first.
+    """List what the caller may know of, the newest call first unless told.
 
     Args:
         personal: values to search by; such a search is in the audit log, without the values.
-        cursor: ``next`` of the page before.
+        cursor: ``next`` of the page before, which had the same order.
 
     Raises:
         Forbidden: the caller may not list or search at this controller.
@@ -136,7 +137,13 @@ async def find(
     if personal is None:
         async with services.database.snapshot() as session:
             rows = await queries.list_recordings(
-                session, controller_id, scopes, filters, after=after, limit=limit + 1
+                session,
+                controller_id,
+                scopes,
+                filters,
+                after=after,
+                limit=limit + 1,
+                oldest_first=oldest_first,
             )
             items = await _found(session, principal, rows[:limit], now)
     else:
@@ -149,6 +156,7 @@ async def find(
                 _with_digests(filters, digests),
                 after=after,
                 limit=limit + 1,
+                oldest_first=oldest_first,
             )
             items = await _found(session, principal, rows[:limit], now)
             kinds = sorted({kind for kind, _ in digests})

@@ -19,10 +19,7 @@ PURPOSE_WORDS: Final = {
     Purpose.TRAINING: "Training",
     Purpose.QUALITY: "Quality",
 }
-_MONTHS: Final = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # What closed a window, in the words of who did it.
 _CLOSED_BY: Final = {
     "objection": "the customer objected on {day}",

@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from recorder.access.policy import Target, purposes_for
-from recorder.access.principals import Principal
 from recorder.catalogue.enums import Direction, RecordingState
 from recorder.catalogue.tables import Controller, Recording
 from recorder.playback.finding import Found
+from recorder.playback.spans import read_spans
 from recorder.playback.words import PURPOSE_WORDS, day
 from retention.model import Purpose
+
+__all__ = ["PURPOSES", "Mark", "call", "clock", "day", "exact", "facts", "quarantined", "row"]
 
 PURPOSES: Final = {purpose.value: words.lower() for purpose, words in PURPOSE_WORDS.items()}
 _STATES: Final = {
@@ -38,6 +39,22 @@ _BASES: Final = {
     "statutory_obligation": "Statutory obligation",
 }
 _MUTED_BY: Final = {"card_security": "card security code", "payment": "payment", "pause": "recording paused"}
+_WHY_QUARANTINED: Final = {
+    "conflict": "Another recording with other bytes already has this id. Ask the sender which one is right.",
+    "digest-mismatch": "The bytes are not those that the sender announced. Have it sent again.",
+    "empty": "There is no audio in it.",
+    "media-differs": "The audio is not what the metadata says it is.",
+    "media-undecodable": "Nothing here can decode the audio.",
+    "media-unknown": "The format of the audio is not known.",
+    "metadata-invalid": "A field of the metadata could not be read",
+}
+_REMARKS: Final = {
+    "started-at-estimated": "The start was not given; the time of receipt stands in for it.",
+    "started-at-future": "It claims to start in the future.",
+    "ended-at-future": "It claims to end in the future.",
+    "clock-skew": "The sender's clock differs from ours.",
+    "accepted": "Taken out of quarantine by a person.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +65,27 @@ class Mark:
     word: str
 
 
-def declarable(principal: Principal, controller: Controller) -> list[str]:
-    """The purposes that a person may declare at all, for some call of this controller."""
-    found: set[Purpose] = set()
-    for grant in principal.grants:
-        if grant.controller_id != controller.id:
-            continue
-        agents = tuple(sorted({*grant.values, *([principal.agent_code] if principal.agent_code else [])}))
-        for queue in (None, *sorted(grant.values)):
-            target = Target(agents=agents, queue=queue, source_id=None, feedback=True)
-            found.update(purposes_for(principal, controller.id, target))
-    return [purpose.value for purpose in Purpose if purpose in found]
-
-
-def row(found: Found, controller: Controller, now: datetime) -> dict[str, Any]:
+def row(found: Found, controller: Controller, purpose: str | None, now: datetime) -> dict[str, Any]:
     """A call in the list."""
     recording = found.recording
     zone = ZoneInfo(controller.time_zone)
+    closed = purpose is None or Purpose(purpose) not in found.playable
+    flags = marks(recording, now)
+    if closed and purpose is not None and recording.state is RecordingState.STORED:
+        flags = [mark for mark in flags if mark.kind != "stored"]
+        flags.append(Mark("shut", f"Not for {PURPOSES[purpose]}"))
     return {
         "id": recording.id,
         "started": short(recording.started_at, zone, now),
         "exact": exact(recording.started_at, zone),
+        "iso": recording.started_at.isoformat(),
         "length": clock(recording.duration_ms),
         "direction": _DIRECTIONS[recording.direction],
         "queue": recording.queue or "–",
         "agents": ", ".join(recording.agents) or "–",
         "tags": ", ".join(recording.tags),
-        "marks": marks(recording, now),
+        "marks": flags,
+        "closed": closed,
         "kept": kept(recording, controller),
     }
 
@@ -88,21 +99,39 @@ def marks(recording: Recording, now: datetime) -> list[Mark]:
         found.append(Mark("restricted", "Restricted"))
     if recording.erase_on is not None and recording.erase_on <= now and not recording.held:
         found.append(Mark("due", "Due for erasure"))
-    return found
+    # What is as it should be needs no mark; in a list, a page of green says nothing.
+    return found if len(found) == 1 else [mark for mark in found if mark.kind != "stored"]
 
 
 def kept(recording: Recording, controller: Controller) -> str:
-    """Until when, in two words."""
+    """Until when, in two words: the day on which it goes, as `retention.explain` has it."""
     if recording.held:
         return "while held"
     if recording.erase_on is None:
         return "open-ended"
-    return last_day(recording.erase_on, controller.time_zone)
+    return day(recording.erase_on, controller.time_zone)
 
 
-def last_day(end: datetime, zone: str) -> str:
-    """The last day of a window whose end is the first instant after it."""
-    return day(end - timedelta(microseconds=1), zone)
+def quarantined(recording: Recording, controller: Controller) -> dict[str, Any]:
+    """A recording that waits for a person."""
+    zone = ZoneInfo(controller.time_zone)
+    return {
+        "id": recording.id,
+        "started": exact(recording.started_at, zone),
+        "received": exact(recording.received_at, zone),
+        "size": f"{recording.size:,} bytes".replace(",", "\u202f"),
+        "length": clock(recording.duration_ms),
+        "sound": _sound(recording),
+        "queue": recording.queue or "–",
+        "agents": ", ".join(recording.agents) or "–",
+        "why": [_reason(reason) for reason in recording.reasons],
+    }
+
+
+def _reason(code: str) -> str:
+    name, _, field = code.partition(":")
+    words = _WHY_QUARANTINED.get(name) or _REMARKS.get(name) or name.replace("-", " ").capitalize() + "."
+    return f"{words}: {field}." if field else words
 
 
 def call(recording: Recording, controller: Controller, now: datetime) -> dict[str, Any]:
@@ -115,9 +144,13 @@ def call(recording: Recording, controller: Controller, now: datetime) -> dict[st
         "title": f"{kind}, {recording.queue}" if recording.queue else kind,
         "exact": exact(recording.started_at, zone),
         "length": clock(recording.duration_ms),
+        "started": short(recording.started_at, zone, now),
         "seconds": 0 if recording.duration_ms is None else recording.duration_ms / 1000,
         "marks": marks(recording, now),
         "muted": list(spans(recording)),
+        "card_removed": recording.card_data_removed,
+        # What was destroyed on arrival is silence for everybody; the rest is there for legal purposes.
+        "still_there": bool(read_spans(recording.muted, card_data_removed=recording.card_data_removed)),
         "lanes": lanes(recording),
     }
 
@@ -144,9 +177,8 @@ def spans(recording: Recording) -> Iterator[dict[str, Any]]:
         yield {
             "from": start / 1000,
             "to": end / 1000,
-            "words": f"{clock(start)} to {clock(end)}: {words}"
-            if words
-            else f"{clock(start)} to {clock(end)}",
+            "why": words,
+            "words": f"{clock(start)} to {clock(end)}{': ' if words else ''}{words}",
         }
 
 
@@ -155,16 +187,6 @@ def facts(
 ) -> list[tuple[str, str]]:
     """What is known of a call, for the side of its page."""
     zone = ZoneInfo(controller.time_zone)
-    media = recording.media
-    sound = ", ".join(
-        str(part)
-        for part in (
-            media.get("codec") or media.get("container"),
-            f"{media['sample_rate']} Hz" if media.get("sample_rate") else None,
-            {1: "mono", 2: "stereo"}.get(int(media.get("channels") or 0)),
-        )
-        if part
-    )
     found = [
         ("Agent", ", ".join(recording.agents)),
         ("Queue", recording.queue or ""),
@@ -173,23 +195,34 @@ def facts(
         ("Basis", _BASES.get(recording.lawful_basis.value, recording.lawful_basis.value)),
         ("Customer", "linked" if recording.customer_id is not None else "not known yet"),
         ("Received", exact(recording.received_at, zone)),
-        ("Sound", sound),
-        ("Notes", ", ".join(reason.replace("_", " ") for reason in recording.reasons)),
+        ("Sound", _sound(recording)),
+        ("Notes", " ".join(_reason(reason) for reason in recording.reasons)),
     ]
     for name, label in (("caller", "Caller"), ("callee", "Callee")):
         value = None if metadata is None else metadata.get(name)
         if value:
             found.append((label, str(value)))
-    found.append(("SHA-256", recording.sha256.hex()))
+    found += [("Id", str(recording.id)), ("SHA-256", recording.sha256.hex())]
     return [(label, value) for label, value in found if value]
 
 
+def _sound(recording: Recording) -> str:
+    media = recording.media
+    parts = (
+        media.get("codec") or media.get("container"),
+        f"{media['sample_rate']} Hz" if media.get("sample_rate") else None,
+        {1: "mono", 2: "stereo"}.get(int(media.get("channels") or 0)),
+    )
+    return ", ".join(str(part) for part in parts if part)
+
+
 def clock(milliseconds: int | None) -> str:
-    """A length as minutes and seconds."""
+    """A length as minutes and seconds; a dash while it is not known."""
     if milliseconds is None:
         return "–"
-    seconds = round(milliseconds / 1000)
-    return f"{seconds // 60:02d}:{seconds % 60:02d}"
+    # Cut off, not rounded: a player's clock stops at the last whole second.
+    minutes, seconds = divmod(milliseconds // 1000, 60)
+    return f"{minutes:02d}:{seconds:02d}"
 
 
 def exact(moment: datetime, zone: ZoneInfo) -> str:
@@ -199,15 +232,13 @@ def exact(moment: datetime, zone: ZoneInfo) -> str:
 
 
 def short(moment: datetime, zone: ZoneInfo, now: datetime) -> str:
-    """A moment for a narrow column: the time today, the day this year, the date before."""
+    """A moment for a narrow column: by the day where it is near, with the time unless it is years away."""
     local, today = moment.astimezone(zone), now.astimezone(zone)
     if local.date() == today.date():
-        return f"today {local:%H:%M}"
+        return f"Today {local:%H:%M}"
     if local.date() == (today - timedelta(days=1)).date():
-        return f"yesterday {local:%H:%M}"
-    date = day(moment, zone.key).split(" ")
-    return (
-        f"{date[0]} {date[1][:3]} {local:%H:%M}"
-        if local.year == today.year
-        else f"{date[0]} {date[1][:3]} {date[2]}"
-    )
+        return f"Yesterday {local:%H:%M}"
+    date = day(moment, zone.key)
+    if local.year != today.year:
+        return date
+    return f"{date.removesuffix(f' {local.year}')} {local:%H:%M}"

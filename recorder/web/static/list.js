@@ -1,4 +1,4 @@
-// Keyboard for the list of calls: j/k move, Enter opens, / searches. Times get their local reading.
+// Keyboard for the list of calls: j/k move, Enter opens (the row's link has the focus), / goes to the filters.
 const rows = [...document.querySelectorAll("tr[data-href]")];
 let at = -1;
 const show = (index) => {
@@ -14,5 +14,5 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "/") { document.querySelector("[data-search]")?.focus(); event.preventDefault(); }
 });
 rows.forEach((row) => row.addEventListener("click", (event) => {
-  if (!event.target.closest("a")) row.querySelector("a")?.click();
+  if (!event.target.closest("a") && !getSelection().toString()) row.querySelector("a")?.click();
 }));

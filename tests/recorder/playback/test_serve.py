@@ -153,7 +153,7 @@ async def test_an_objection_closes_training_and_quality_at_once(
     clock.advance(timedelta(seconds=1))
     with pytest.raises(Forbidden) as caught:  # a later range of the same listen, too
         await open_listen(services, quality, recording_id, Purpose.QUALITY)
-    assert caught.value.message == "Quality may not use this call: the customer objected on 5 March 2026."
+    assert caught.value.message == "Quality may not use this call: the customer objected on 5 Mar 2026."
     assert caught.value.reason == "window-closed"
     await open_listen(services, legal, recording_id, Purpose.LEGAL_PROTECTION)
 
