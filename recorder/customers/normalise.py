@@ -70,7 +70,9 @@ def name_tokens(value: str) -> tuple[str, ...]:
 
     ``Åsa-Maria Räsänen`` gives ``asa``, ``maria``, ``rasanen``: a clerk types what the keyboard has.
     """
-    decomposed = unicodedata.normalize("NFKD", value.casefold())
-    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
+    bare = value
+    for _ in range(2):  # taking one apart can make a letter that folds further
+        decomposed = unicodedata.normalize("NFKD", bare.casefold())
+        bare = "".join(c for c in decomposed if not unicodedata.combining(c))
     words = (word for word in _NOT_WORD.split(bare) if word)
     return tuple(dict.fromkeys(words))[:MAX_NAME_TOKENS]
