@@ -160,6 +160,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
                 app[system.DRAINING].on = True
                 services.metrics.ready.set(0)
                 await runner.cleanup()
+                # A push whose client left after its last byte is still being settled.
+                await services.uploads.drain()
 
 
 async def work(settings: Settings) -> None:
