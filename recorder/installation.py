@@ -9,7 +9,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -19,16 +19,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.database import Database
-from recorder.catalogue.enums import SubjectKind
-from recorder.catalogue.migrate import upgrade
+from recorder.catalogue.enums import JobState, SubjectKind
+from recorder.catalogue.migrate import current, upgrade
 from recorder.catalogue.subjects import add_subject
-from recorder.catalogue.tables import Controller
+from recorder.catalogue.tables import Controller, Job
 from recorder.disposition import schedules
-from recorder.errors import ConfigurationError, Conflict, FieldError, InvalidInput
+from recorder.errors import ConfigurationError, Conflict, FieldError, InvalidInput, Unavailable
 from recorder.services import Services
 from recorder.settings import Settings
 from storage.keyrings.file import FileKeyring
 
+_CATALOGUE: Final = "catalogue.sqlite3"
 _CODE_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -73,7 +74,7 @@ def prepare_files(settings: Settings, now: datetime) -> bool:
     keyring = settings.resolved_keyring
     if keyring.exists():
         return False
-    if settings.embedded and (data / "catalogue.sqlite3").exists():
+    if settings.embedded and (data / _CATALOGUE).exists():
         raise ConfigurationError(
             f"there is a catalogue but no keyring at {keyring}: restore it from its backup; "
             "a new keyring could open nothing"
@@ -81,6 +82,28 @@ def prepare_files(settings: Settings, now: datetime) -> bool:
     keyring.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     FileKeyring.create(keyring, now).close()
     return True
+
+
+async def refuse_new_keyring(settings: Settings) -> None:
+    """Return unless the keyring is missing although a database server already holds an installation.
+
+    Raises:
+        ConfigurationError: A new keyring could open nothing of what is there.
+        Unavailable: The database is away.
+    """
+    if settings.embedded or settings.resolved_keyring.exists():
+        return
+    database = Database(settings.resolved_database_url)
+    try:
+        await database.check()
+        revision, _ = await current(database)
+    finally:
+        await database.close()
+    if revision is not None:
+        raise ConfigurationError(
+            f"the database is in use but there is no keyring at {settings.resolved_keyring}: restore it from "
+            "its backup; a new keyring could open nothing"
+        )
 
 
 async def migrate(settings: Settings) -> None:
@@ -93,6 +116,39 @@ async def migrate(settings: Settings) -> None:
     try:
         await database.check()
         await upgrade(database)
+    finally:
+        await database.close()
+
+
+async def make_ready(settings: Settings) -> None:
+    """Refuse an old schema; let go of work that a service that died here had in hand.
+
+    On an embedded data directory, under :func:`only_one`, nobody else can be at that work, so it need not
+    wait for the end of its lease. The attempts it took stay counted.
+
+    Raises:
+        ConfigurationError: Nothing is installed here.
+        Unavailable: The database is away, or has another schema than this program.
+    """
+    if settings.database_url is None and not (settings.data_dir / _CATALOGUE).exists():
+        # Not opened: SQLite would make an empty one.
+        raise ConfigurationError(f"nothing is installed in {settings.data_dir}: run `recorder migrate`")
+    database = Database(settings.resolved_database_url)
+    try:
+        await database.check()
+        revision, head = await current(database)
+        if revision != head:
+            raise Unavailable(
+                "the database does not have this program's schema: run `recorder migrate`",
+                dependency="database",
+            )
+        if settings.embedded:
+            async with database.transaction() as session:
+                await session.execute(
+                    sa.update(Job)
+                    .where(Job.state == JobState.RUNNING)
+                    .values(lease_until=datetime.fromtimestamp(0, UTC))
+                )
     finally:
         await database.close()
 

@@ -34,6 +34,7 @@ def demo() -> None:
     settings = load_settings()
     # Beside a progress bar only what needs a person is worth a line.
     logs.configure(os.environ.get("RECORDER_LOG_LEVEL", "WARNING"))
+    run(installation.refuse_new_keyring(settings))
     installation.prepare_files(settings, SystemClock().now())
     with installation.only_one(settings):
         run(_demo(settings))
@@ -47,6 +48,7 @@ async def _demo(settings: Settings) -> None:
     from recorder.demo.accounts import DemoAccounts
 
     await installation.migrate(settings)
+    await installation.make_ready(settings)
     stop = app.stop_signal()
     console = Console(stderr=True)
     async with contextlib.AsyncExitStack() as stack:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 import click
 
 from recorder.commands.context import run
-from recorder.settings import load_settings
+from recorder.settings import Settings, load_settings
 
 
 @click.command()
@@ -20,7 +23,7 @@ def serve() -> None:
     settings = load_settings()
     logs.configure(settings.log_level)
     with only_one(settings):
-        run(app.serve(settings))
+        run(_ready(settings, app.serve(settings)))
 
 
 @click.command(short_help="Do background work: sweep, renditions, log.")
@@ -32,7 +35,18 @@ def worker() -> None:
     settings = load_settings()
     logs.configure(settings.log_level)
     with only_one(settings):
-        run(app.work(settings))
+        run(_ready(settings, app.work(settings)))
+
+
+async def _ready(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
+    from recorder.installation import make_ready
+
+    try:
+        await make_ready(settings)
+    except BaseException:
+        work.close()
+        raise
+    await work
 
 
 @click.command(short_help="Make or update database and keyring.")
@@ -42,6 +56,7 @@ def migrate() -> None:
     from recorder.clock import SystemClock
 
     settings = load_settings()
+    run(installation.refuse_new_keyring(settings))
     if installation.prepare_files(settings, SystemClock().now()):
         click.echo(f"made a new keyring at {settings.resolved_keyring}: back it up, apart from the database")
     run(installation.migrate(settings))

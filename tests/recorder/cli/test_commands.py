@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from recorder import app
 from recorder.audit.log import Sequencer
 from recorder.settings import Settings
 from tests.recorder.cli.conftest import Recorder
+from tests.servers.postgres import PostgresServer
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,30 @@ def test_a_lost_keyring_is_never_replaced_by_a_new_one(installed: Recorder) -> N
     result = installed.run("migrate", expect=2)
     assert "restore it from its backup" in one_line(result.stderr)
     assert not (installed.data / "keyring.json").exists()
+
+
+def test_a_service_without_an_installation_is_told_what_to_do(recorder: Recorder) -> None:
+    one_line(recorder.run("serve", expect=2).stderr)
+    recorder.data.mkdir(mode=0o700)
+    assert "recorder migrate" in one_line(recorder.run("worker", expect=2).stderr)
+    recorder.run("migrate")  # what was tried before does not stand in its way
+
+
+@pytest.mark.postgres
+def test_a_lost_keyring_of_a_server_database_is_not_replaced_either(
+    recorder: Recorder, postgres: PostgresServer
+) -> None:
+    url = postgres.new_database()
+    try:
+        server = Recorder({**recorder.environment, "RECORDER_DATABASE_URL": url})
+        server.run("migrate")
+        server.run("controller", "add", "fi-main", "--name", "Esimerkki Oy", "--country", "FI")
+        assert parts(server, 0)["database"]["found"].startswith("PostgreSQL")
+        (server.data / "keyring.json").unlink()
+        assert "restore it" in one_line(server.run("migrate", expect=2).stderr)
+        assert not (server.data / "keyring.json").exists()
+    finally:
+        postgres.drop_database(url)
 
 
 def test_an_open_data_directory_is_refused(installed: Recorder) -> None:
@@ -309,7 +335,7 @@ def test_actors_are_operating_system_users(installed: Recorder) -> None:
     assert b"aino" not in payloads.lower()
 
 
-def parts(recorder: Recorder, expect: int) -> dict[str, dict[str, object]]:
+def parts(recorder: Recorder, expect: int) -> dict[str, dict[str, Any]]:
     listed = json.loads(recorder.run("doctor", "--json", expect=expect).stdout)
     return {one["part"]: one for one in listed}
 
