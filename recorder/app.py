@@ -136,7 +136,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
             access_log=None,
             handle_signals=False,
             handler_cancellation=True,
-            shutdown_timeout=settings.shutdown_seconds / 2,  # aiohttp waits this long twice
+            shutdown_timeout=settings.shutdown_seconds / 10,  # aiohttp waits this long twice
         )
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, reuse_port=False)
@@ -157,8 +157,9 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
             try:
                 yield services, settings.public_url or f"http://{host}:{port}"
             finally:
-                app[system.DRAINING].on = True
                 services.metrics.ready.set(0)
+                # Still listening, so that readiness can say no; then the rest of the time to hang up.
+                await app[system.DRAINING].finish(settings.shutdown_seconds * 0.8)
                 await runner.cleanup()
                 # A push whose client left after its last byte is still being settled.
                 await services.uploads.drain()

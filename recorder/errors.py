@@ -139,7 +139,8 @@ class Unavailable(RecorderError):
     """A dependency is away; nothing was accepted and trying again later is right (503).
 
     Attributes:
-        dependency: ``database``, ``store``, ``keyring``, ``log`` or ``media``.
+        dependency: ``database``, ``store``, ``keyring``, ``log``, ``media``, or ``service``
+            while it is stopping.
         retry_after: seconds to wait.
     """
 

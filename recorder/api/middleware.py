@@ -9,6 +9,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -16,7 +17,8 @@ from aiohttp import hdrs, web
 from recorder.access import sessions, tokens
 from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES, STREAMING
 from recorder.api.problems import http_problem, internal_problem, problem_response, translate
-from recorder.errors import Forbidden
+from recorder.api.system import DRAINING, HEALTH
+from recorder.errors import Forbidden, Unavailable
 
 SESSION_COOKIE: Final = "recorder_session"
 CSRF_HEADER: Final = "X-CSRF-Token"
@@ -52,7 +54,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     metrics = request.app[SERVICES].metrics
     started = time.perf_counter()
     status = 500
-    with metrics.in_flight.track_inprogress():
+    with metrics.in_flight.track_inprogress(), _counted(request):
         try:
             response = await handler(request)
             status = response.status
@@ -79,6 +81,20 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
+def _counted(request: web.Request) -> AbstractContextManager[None]:
+    """Count a request as running work, which a stopping service waits for."""
+    draining = request.app.get(DRAINING)
+    if draining is None or route_name(request) in HEALTH:
+        return nullcontext()
+    return draining.counted()
+
+
+def _refuse_when_stopping(request: web.Request) -> None:
+    draining = request.app.get(DRAINING)
+    if draining is not None and draining.on and route_name(request) not in HEALTH:
+        raise Unavailable("the service is stopping; another one will answer", dependency="service")
+
+
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: security headers and the request id on every answer, streams included."""
     for name, value in _HEADERS.items():
@@ -93,6 +109,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Errors become problem details; after the first byte they break the connection instead."""
     request_id = request[REQUEST_ID]
     try:
+        _refuse_when_stopping(request)
         return await handler(request)
     except web.HTTPException as error:
         if error.status < 400:

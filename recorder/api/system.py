@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import logging
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, field
 from importlib import metadata
+from typing import Final
 
 import prometheus_client
 from aiohttp import web
@@ -27,11 +29,39 @@ _VERSION = metadata.version("tallenne")  # read from disk, so once
 
 @dataclass(slots=True)
 class Draining:
-    """Set when the service begins to stop: readiness fails first, then streams drain."""
+    """How the service stops: readiness fails first, new work is refused, what runs comes to its end.
+
+    Attributes:
+        on: the service is stopping.
+        active: requests being answered now, those about health apart.
+    """
 
     on: bool = False
+    active: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what runs inside as work to wait for."""
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+            self._changed.set()
+
+    async def finish(self, seconds: float) -> None:
+        """Begin to stop; return when nothing runs any more, or after so many seconds."""
+        self.on = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.active:
+                    self._changed.clear()
+                    await self._changed.wait()
 
 
+# Answered while the service stops: a load balancer learns from them that it does.
+HEALTH: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 DRAINING: web.AppKey[Draining] = web.AppKey("draining", Draining)
 
 

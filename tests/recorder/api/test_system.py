@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp import hdrs
+from aiohttp import hdrs, web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from recorder.api import system
+from recorder.api.framework import ApiCall, Route, no_content
 from recorder.catalogue.database import Database
 from recorder.catalogue.enums import Role
 from recorder.services import Services
@@ -95,6 +97,39 @@ async def test_draining_fails_readiness_and_nothing_else(client: Client, service
     assert (body["ready"], body["parts"]["service"]) == (False, "stopping")
     assert (await client.get("/healthz")).status == 200
     assert services.metrics.registry.get_sample_value("recorder_ready") == 0
+    refused = await client.get("/api/docs")
+    assert (refused.status, "Retry-After" in refused.headers) == (503, True)
+    client.app[system.DRAINING].on = False
+    assert (await client.get("/api/docs")).status == 200
+
+
+async def test_stopping_waits_for_what_runs(serve: Serve) -> None:
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_call: ApiCall) -> web.StreamResponse:
+        inside.set()
+        await go_on.wait()
+        return no_content()
+
+    client = await serve(*system.ROUTES, Route("GET", "/api/v1/slow", slow, auth="public"))
+    assert client.app is not None
+    draining = client.app[system.DRAINING]
+    running = asyncio.create_task(client.get("/api/v1/slow"))
+    await inside.wait()
+    assert draining.active == 1
+    stopping = asyncio.create_task(draining.finish(60))
+    assert (await client.get("/readyz")).status == 503
+    assert not stopping.done()
+    go_on.set()
+    assert (await running).status == 204
+    await stopping
+    assert draining.active == 0
+
+
+async def test_stopping_waits_no_longer_than_it_may() -> None:
+    draining = system.Draining(active=1)
+    await draining.finish(0.01)
+    assert (draining.on, draining.active) == (True, 1)
 
 
 async def test_metrics_answer_whoever_is_on_this_host(client: Client) -> None:
