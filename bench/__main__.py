@@ -80,11 +80,12 @@ def document(lines: list[Line], memory: dict[str, float], plan: Plan, server: st
     return f"""# Performance
 
 Written by `make bench`. One run on one machine ({os.cpu_count()} processors, Python
-{platform.python_version()}), everything on loopback: {server}, PostgreSQL with fsync on, one `recorder serve`, and the client on the same
-processors. *Raw* is the same client putting and getting the same bytes at the same S3 server by presigned
-addresses. *rclone* is its crypt remote on the same store: `rclone copy --transfers N` in, `rclone serve http`
-out. Each figure is the median of {plan.rounds} rounds that take turns. Compare ratios, not absolute figures:
-processors are shared by client, service, database and store.
+{platform.python_version()}), everything on loopback: {server}, PostgreSQL with fsync on, one
+`recorder serve`, and the client on the same processors. *Raw* is the same client putting and
+getting the same bytes at the same S3 server by presigned addresses. *rclone* is its crypt remote
+on the same store: `rclone copy --transfers N` in, `rclone serve http` out. Each figure is the
+median of {plan.rounds} rounds that take turns. Compare ratios, not absolute figures: processors
+are shared by client, service, database and store.
 
 `× N` is the number of connections. Service to raw: of rates higher is better, of times lower is better.
 
