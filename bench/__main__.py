@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench.client import Client
-from bench.measure import FULL, QUICK, Bench, Line, Plan, clean, label
+from bench.measure import FULL, PARTS, QUICK, Bench, Line, Plan, clean, label
 from bench.rclone import Rclone
 from bench.service import Service
 from tests.servers import processes
@@ -27,16 +27,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work; nothing is written")
     parser.add_argument("--output", type=Path, default=_DOCUMENT)
+    parser.add_argument("--only", help=f"some of {','.join(PARTS)}, with commas; nothing is written")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
-    lines, memory, server = asyncio.run(measure(plan))
+    parts = frozenset(PARTS if arguments.only is None else arguments.only.split(","))
+    if not parts <= set(PARTS):
+        parser.error(f"--only takes some of {','.join(PARTS)}")
+    lines, memory, server = asyncio.run(measure(plan, parts))
+    if parts != set(PARTS):
+        return
     text = document(lines, memory, plan, server)
     print(text)
     if not arguments.quick:
         arguments.output.write_text(text)
 
 
-async def measure(plan: Plan) -> tuple[list[Line], dict[str, float], str]:
+async def measure(plan: Plan, parts: frozenset[str]) -> tuple[list[Line], dict[str, float], str]:
     """Start the servers, run every measurement, stop them."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     s3 = await asyncio.to_thread(roomy_s3_server)
@@ -50,8 +56,8 @@ async def measure(plan: Plan) -> tuple[list[Line], dict[str, float], str]:
             bench = Bench(
                 s3, service, access, rclone, client, folder, plan, lambda text: print(text, flush=True)
             )
-            await bench.run()
-            memory = await bench.memory()
+            await bench.run(parts)
+            memory = await bench.memory() if "memory" in parts else {}
         return bench.lines, memory, s3.kind
     finally:
         await asyncio.to_thread(service.stop)

@@ -22,6 +22,7 @@ from bench.service import Access, Service, peak, reset_peak, resident
 from tests.servers.s3 import S3Server
 
 KIB, MIB = 1024, 1024 * 1024
+PARTS = ("ingest", "playback", "seek", "memory")
 Progress = Callable[[str], None]
 
 
@@ -79,18 +80,30 @@ class Bench:
     raw_keys: dict[int, list[str]] = field(default_factory=dict)
     raw_bucket: str = ""
 
-    async def run(self) -> None:
-        """Everything, in order."""
+    async def run(self, parts: frozenset[str]) -> None:
+        """The parts that were asked for, in order."""
         self.raw_bucket = self.s3.new_bucket()
         for size, count in self.plan.counts.items():
+            if "ingest" not in parts:
+                await self.fill(size, count)
+                continue
             for connections in (1, 8):
                 await self.ingest(size, count, connections)
+        if not parts & {"playback", "seek"}:
+            return
         address = await asyncio.to_thread(self.rclone.serve)
-        for size in self.plan.counts:
+        for size in self.plan.counts if "playback" in parts else ():
             for connections in (1, 8):
                 await self.playback(size, connections, address)
-        await self.seek(max(self.plan.counts), address)
+        if "seek" in parts:
+            await self.seek(max(self.plan.counts), address)
         await asyncio.to_thread(self.rclone.stop)
+
+    async def fill(self, size: int, count: int) -> None:
+        """Put there what playback reads, unmeasured."""
+        await self._push_raw(size, count, 1)
+        await self._push_service(size, count, 1)
+        await self._push_rclone(size, count, 1)
 
     async def ingest(self, size: int, count: int, connections: int) -> None:
         """Bytes in: PUT raw, push through the service, rclone copy."""
