@@ -36,6 +36,8 @@ _RFC3339: Final = re.compile(
     r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)$", re.ASCII
 )
 _MAX_DEPTH: Final = 8
+_MUTING: Final = {"pause": True, "mute": True, "resume": False, "unmute": False}
+_PAUSE_REASON: Final = "payment"
 
 
 def _instant(value: object) -> object:
@@ -119,10 +121,22 @@ class MediaHint(_Part):
 
 
 class ServiceEvent(_Part):
-    """A service event the call proves; ``ref`` is sealed, ``type`` is plain."""
+    """A service event the call proves; ``ref`` is sealed, ``type`` is plain.
+
+    ``pause``, ``resume``, ``mute`` and ``unmute`` say when in the audio (``offset``, seconds) nothing was to
+    be recorded, and why (``reason``, ``payment`` unless told); they mute the stretch as ``muted`` does.
+    """
 
     type: Code
     ref: Line | None = None
+    offset: Seconds | None = None
+    reason: Code | None = None
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if self.type in _MUTING and self.offset is None:
+            raise ValueError(f"{self.type} needs its offset in the audio, in seconds")
+        return self
 
 
 class Notice(_Part):
@@ -191,9 +205,35 @@ class RecordingMetadata(_Part):
             return self.ended_at
         return None if self.duration is None else self.started_at + timedelta(seconds=self.duration)
 
+    @property
+    def silences(self) -> tuple[MutedSpan, ...]:
+        """What nobody is to hear: ``muted``, and what pauses say; doubt mutes rather than lets through.
+
+        A pause without its end reaches to the end of the audio, an end without its pause from the start.
+        """
+        spans, since, reasons = list(self.muted), None, list[str]()
+        placed = [(e.offset, e) for e in self.service_events if e.type in _MUTING and e.offset is not None]
+        known = False
+        for offset, event in sorted(placed, key=lambda item: item[0]):
+            reason = event.reason or _PAUSE_REASON
+            if _MUTING[event.type]:
+                since = offset if since is None else since
+                reasons.append(reason)
+                known = True
+            elif since is not None or not known:
+                spans += _stretches(since or 0.0, offset, reasons or [reason])
+                since, reasons, known = None, [], True
+        if since is not None:
+            spans += _stretches(since, float(MAX_DURATION_SECONDS), reasons)
+        return tuple(spans)
+
     def document(self) -> dict[str, Any]:
         """As sealed and compared: JSON, without what was not given."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+
+
+def _stretches(start: float, end: float, reasons: Iterable[str]) -> list[MutedSpan]:
+    return [MutedSpan(from_=start, to=end, reason=r) for r in dict.fromkeys(reasons) if end > start]
 
 
 def pointer(parts: Iterable[str | int]) -> str:
@@ -255,6 +295,7 @@ _QUERY: Final[dict[str, tuple[str, ...]]] = {
     "notice_offset": ("notice", "offset"),
 }
 _QUERY_LISTS: Final = {"agent": "agents", "agents": "agents", "tag": "tags", "tags": "tags"}
+_MAY_NAME_SPANS: Final = frozenset({"muted", "metadata", "service_events"})
 _MAX_QUERY: Final = 64
 QueryPair = tuple[str, str]
 
@@ -274,27 +315,50 @@ def metadata_from_query(
         (``started-at-estimated``); what could not be used, to be sealed beside it.
 
     Raises:
-        InvalidInput: the external id itself cannot be used.
+        InvalidInput: the external id itself cannot be used; or spans of card data are named in a way that
+            cannot be read, so that they would be kept.
     """
     document: dict[str, Any] = {"external_id": external_id}
     extra: dict[str, Any] = {}
     unparsed: dict[str, Any] = {}
-    for name, value in list(query)[:_MAX_QUERY]:
+    pairs = list(query)
+    for name, value in pairs[:_MAX_QUERY]:
         value = value.replace("\x00", "")[:4096]
         if name in _QUERY_LISTS:
             items = [v for v in (part.strip() for part in value.split(",")) if v]
-            document.setdefault(_QUERY_LISTS[name], []).extend(items)
+            have = document.setdefault(_QUERY_LISTS[name], [])
+            if isinstance(have, list):  # else the parameter `metadata` holds something that is named below
+                have.extend(items)
         elif name in ("extra", "muted", "service_events", "metadata"):
             _merge_json(document, extra, unparsed, name, value)
         elif name in _QUERY:
             *above, last = _QUERY[name]
             target = document.setdefault(above[0], {}) if above else document
-            target.setdefault(last, value)
+            if isinstance(target, dict):
+                target.setdefault(last, value)
         elif value:
             extra[name[:64]] = value
-    if extra:
-        document["extra"] = {**extra, **document.get("extra", {})}
-    return _best_of(document, unparsed, now)
+    if extra and isinstance(document.setdefault("extra", {}), dict):
+        document["extra"] = {**extra, **document["extra"]}
+    found = _best_of(document, unparsed, now)
+    _refuse_lost_card_spans(pairs, found[0])
+    return found
+
+
+def _refuse_lost_card_spans(pairs: Iterable[QueryPair], metadata: RecordingMetadata) -> None:
+    """Keep no card security code because its span could not be read: not even in quarantine (PCI DSS 3.3.1).
+
+    Raises:
+        InvalidInput: the sender names more spans of card data than were understood.
+    """
+    named = sum(value.count(CARD_SECURITY) for name, value in pairs if name in _MAY_NAME_SPANS)
+    parts = (*metadata.muted, *metadata.service_events)
+    if named > sum(part.reason == CARD_SECURITY for part in parts):
+        field = FieldError("muted", "give a JSON list of {from, to, reason}, once, with from before to")
+        raise InvalidInput(
+            f"the spans of card data cannot be read, so nothing was kept; {field.path}: {field.message}",
+            fields=[field],
+        )
 
 
 def _merge_json(
@@ -308,7 +372,8 @@ def _merge_json(
     if name == "metadata" and isinstance(parsed, dict):
         for key, each in parsed.items():
             if key in RecordingMetadata.model_fields:
-                document.setdefault(key, each)
+                if each is not None:  # null says nothing, and must not hide what another parameter says
+                    document.setdefault(key, each)
             else:
                 extra[str(key)[:64]] = each
     elif name == "metadata":

@@ -304,6 +304,47 @@ def test_a_query_that_is_half_wrong_keeps_the_other_half() -> None:
         metadata_from_query("x" * 300, [], now=NOW)
 
 
+CARD = '[{"from":2,"to":4,"reason":"card_security"}]'
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("muted", '[{"from":2,"to":4,"reason":"card_security"},{"from":9,"to":8,"reason":"x"}]')],
+        [("muted", CARD[:-1])],
+        [("muted", CARD), ("muted", CARD.replace("2", "3"))],
+        [("metadata", f'{{"muted":{CARD}}}'), ("muted", CARD)],
+        [("metadata", f'{{"muted":{CARD}')],
+        [*((f"x{n}", "1") for n in range(64)), ("muted", CARD)],
+    ],
+)
+def test_a_span_of_card_data_that_cannot_be_read_is_never_kept_in_full(pairs: list[tuple[str, str]]) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        metadata_from_query("x", pairs, now=NOW)
+    assert refusal.value.fields[0].path == "muted"
+    assert metadata_from_query("x", [("muted", CARD)], now=NOW)[0].muted[0].reason == "card_security"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "bad"),
+    [
+        ([("extra", "[1]"), ("z", "1")], "extra"),
+        ([("metadata", '{"agents":"abc"}'), ("agent", "a1")], "agents"),
+        ([("metadata", '{"media":5}'), ("codec", "g722")], "media"),
+        ([("metadata", '{"customer":"c"}'), ("phone", "1")], "customer"),
+    ],
+)
+def test_parameters_that_contradict_one_another_are_kept_aside(
+    pairs: list[tuple[str, str]], bad: str
+) -> None:
+    _, reasons, unparsed = metadata_from_query("x", pairs, now=NOW)
+    assert f"metadata-invalid:{bad}" in reasons
+    assert bad in unparsed
+    said, _, _ = metadata_from_query("x", [("metadata", '{"customer":null}'), ("phone", "1")], now=NOW)
+    assert said.customer is not None
+    assert said.customer.phone == "1"
+
+
 @given(st.lists(st.tuples(st.sampled_from(["started_at", "ended_at", "duration", "muted", "metadata", "extra",
                                            "call", "part", "agent", "channels", "z"]), st.text(max_size=30)),
                 max_size=8))  # fmt: skip
