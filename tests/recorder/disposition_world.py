@@ -28,10 +28,12 @@ from recorder.catalogue.tables import (
     StoredObjectRow,
     Subject,
 )
+from recorder.clock import ManualClock
 from recorder.disposition import schedules
 from recorder.disposition.evaluation import reevaluate
 from recorder.services import Services
 from storage.keys import wrap_data_key
+from storage.memory import MemoryStore
 from storage.vault import StoredObject
 
 AUDIO = b"RIFF....spoken words of a person...." * 5000
@@ -280,3 +282,27 @@ async def world(services: Services, controller: Controller) -> World:
         await session.flush()
         await schedules.install_default(session, controller, actor="os:test", now=services.clock.now())
     return World(services, controller, source)
+
+
+def clock_of(services: Services) -> ManualClock:
+    """The clock that a test moves."""
+    assert isinstance(services.clock, ManualClock)
+    return services.clock
+
+
+def bytes_of(value: bytes | None) -> bytes:
+    """Sealed bytes that must be there."""
+    assert value is not None
+    return value
+
+
+def decision_of(recording: Recording) -> dict[str, Any]:
+    """The stored decision, which must be there."""
+    assert recording.decision is not None
+    return recording.decision
+
+
+def memory_of(services: Services) -> MemoryStore:
+    """The store that a test copies."""
+    assert isinstance(services.store, MemoryStore)
+    return services.store

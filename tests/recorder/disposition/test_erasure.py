@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -36,27 +38,29 @@ from recorder.disposition.erasure_port import SqlErasurePort
 from recorder.disposition.sweeping import sweep
 from recorder.errors import Erased, Unavailable
 from recorder.jobs.queue import enqueue
+from recorder.services import Services
 from retention.erasure import ORDER
 from retention.erasure import Erasure as Machine
 from storage.errors import ObjectMissing, StoreUnavailable
+from tests.recorder.disposition_world import World, bytes_of, clock_of, decision_of
 
 
-async def read(world, obj):
+async def read(world: World, obj: Any) -> Any:
     async with world.services.vault.read(obj) as pieces:
         return b"".join([piece async for piece in pieces])
 
 
-async def rows(world, query):
+async def rows(world: World, query: Any) -> Any:
     async with world.services.database.snapshot() as session:
         return list(await session.scalars(query))
 
 
-async def one(world, query):
+async def one(world: World, query: Any) -> Any:
     (row,) = await rows(world, query)
     return row
 
 
-async def hold(world, **target):
+async def hold(world: World, **target: Any) -> Any:
     async with world.services.database.transaction() as session:
         matter = await holds.open_matter(
             session,
@@ -75,7 +79,7 @@ async def hold(world, **target):
     return matter, placed
 
 
-async def release(world, matter, placed):
+async def release(world: World, matter: Any, placed: Any) -> None:
     async with world.services.database.transaction() as session:
         released = await holds.release_hold(
             session, world.services, matter, placed.id, actor="os:test", now=world.now
@@ -83,13 +87,13 @@ async def release(world, matter, placed):
     await holds.align_store(world.services, released)
 
 
-async def erase(world, customer_id):
+async def erase(world: World, customer_id: Any) -> Any:
     return await erasures.erase_customer(
         world.services, customer_id, requested_by="account:7b0c", now=world.now
     )
 
 
-async def test_a_customer_is_erased_to_the_last_version_with_a_certificate(world):
+async def test_a_customer_is_erased_to_the_last_version_with_a_certificate(world: World) -> None:
     services = world.services
     customer_id = await world.customer(last_contact=world.now)
     recording_id = await world.recording(customer_id)
@@ -98,7 +102,7 @@ async def test_a_customer_is_erased_to_the_last_version_with_a_certificate(world
     async with services.database.transaction() as session:
         enqueue(session, "rendition", recording_id, now=world.now)
 
-    world.services.clock.advance(timedelta(minutes=1))
+    clock_of(world.services).advance(timedelta(minutes=1))
     result = await erase(world, customer_id)
 
     assert result.erased
@@ -156,7 +160,7 @@ async def test_a_customer_is_erased_to_the_last_version_with_a_certificate(world
     assert again.value.certificate_id == str(certificate.id)
 
 
-async def test_nothing_personal_stays_in_the_proof(world):
+async def test_nothing_personal_stays_in_the_proof(world: World) -> None:
     customer_id = await world.customer(last_contact=world.now)
     await world.recording(customer_id)
     await erase(world, customer_id)
@@ -169,7 +173,7 @@ async def test_nothing_personal_stays_in_the_proof(world):
         assert secret == "a7" or secret not in text
 
 
-async def test_what_a_hold_covers_stays_under_a_fresh_key_and_goes_when_it_falls(world):
+async def test_what_a_hold_covers_stays_under_a_fresh_key_and_goes_when_it_falls(world: World) -> None:
     services = world.services
     customer_id = await world.customer(last_contact=world.now)
     held_id = await world.recording(customer_id)
@@ -177,7 +181,7 @@ async def test_what_a_hold_covers_stays_under_a_fresh_key_and_goes_when_it_falls
     paid_id = await world.recording(customer_id, events=["payment"])
     matter, placed = await hold(world, recording_id=held_id)
     old = await world.stored(held_id)
-    world.services.clock.advance(timedelta(minutes=1))
+    clock_of(world.services).advance(timedelta(minutes=1))
 
     result = await erase(world, customer_id)
 
@@ -192,17 +196,19 @@ async def test_what_a_hold_covers_stays_under_a_fresh_key_and_goes_when_it_falls
         assert len(await read(world, obj)) == obj.size
     row = await world.get(held_id)
     assert (row.state, row.held) == ("stored", True)
-    windows = row.decision["windows"].items()
+    windows = decision_of(row)["windows"].items()
     assert [purpose for purpose, window in windows if window["end"] is None] == ["legal_protection"]
     subject = await one(world, sa.select(Subject).where(Subject.id == row.subject_id))
-    assert open_json(services.keyring, subject, RECORDING_METADATA, row.id, row.sealed) == {
+    assert open_json(services.keyring, subject, RECORDING_METADATA, row.id, bytes_of(row.sealed)) == {
         "caller": "+358401234567"
     }
     customer = await one(world, sa.select(Customer).where(Customer.id == customer_id))
     assert customer.sealed is None
 
     await release(world, matter, placed)
-    assert (await world.get(held_id)).sweep_on <= world.now
+    sweep_on = (await world.get(held_id)).sweep_on
+    assert sweep_on is not None
+    assert sweep_on <= world.now
     report = await sweep(services, world.controller.id, world.now)
     assert report.erased == [str(held_id)]
     assert report.failed == {}
@@ -213,7 +219,7 @@ async def test_what_a_hold_covers_stays_under_a_fresh_key_and_goes_when_it_falls
     assert fresh.rekey_needed
     paid = await world.get(paid_id)
     assert paid.state == "stored"
-    services.clock.set(datetime(2033, 1, 1, 0, 0, tzinfo=UTC))
+    clock_of(services).set(datetime(2033, 1, 1, 0, 0, tzinfo=UTC))
     report = await sweep(services, world.controller.id, world.now)
     assert report.erased == [str(paid_id)]
     fresh = await one(world, sa.select(Subject).where(Subject.id == fresh.id))
@@ -222,7 +228,7 @@ async def test_what_a_hold_covers_stays_under_a_fresh_key_and_goes_when_it_falls
     assert customer.erased_at is not None
 
 
-async def test_a_held_or_restricted_recording_is_not_erased_by_the_sweep(world):
+async def test_a_held_or_restricted_recording_is_not_erased_by_the_sweep(world: World) -> None:
     started = datetime(2015, 3, 5, 8, tzinfo=UTC)
     customer_id = await world.customer(last_contact=started)
     held_id = await world.recording(customer_id, started_at=started)
@@ -251,7 +257,9 @@ async def test_a_held_or_restricted_recording_is_not_erased_by_the_sweep(world):
     ]
 
 
-async def test_one_recording_of_a_living_customer_goes_and_the_subject_is_owed_a_new_key(world):
+async def test_one_recording_of_a_living_customer_goes_and_the_subject_is_owed_a_new_key(
+    world: World,
+) -> None:
     customer_id = await world.customer(last_contact=world.now)
     gone_id, stays_id = await world.recording(customer_id), await world.recording(customer_id)
     result = await erasures.erase_recording(world.services, gone_id, requested_by="os:test", now=world.now)
@@ -267,7 +275,7 @@ async def test_one_recording_of_a_living_customer_goes_and_the_subject_is_owed_a
         await erasures.erase_recording(world.services, gone_id, requested_by="os:test", now=world.now)
 
 
-async def test_an_unlinked_callers_key_goes_with_the_last_recording(world):
+async def test_an_unlinked_callers_key_goes_with_the_last_recording(world: World) -> None:
     recording_id = await world.recording()
     subject_id = (await world.get(recording_id)).subject_id
     await erasures.erase_recording(world.services, recording_id, requested_by="os:test", now=world.now)
@@ -275,7 +283,9 @@ async def test_an_unlinked_callers_key_goes_with_the_last_recording(world):
     assert subject.wrapped_key is None
 
 
-async def test_an_erasure_that_must_keep_its_recording_is_abandoned_and_stands_as_a_request(world):
+async def test_an_erasure_that_must_keep_its_recording_is_abandoned_and_stands_as_a_request(
+    world: World,
+) -> None:
     recording_id = await world.recording(await world.customer(last_contact=world.now))
     matter, placed = await hold(world, recording_id=recording_id)
     result = await erasures.erase_recording(
@@ -288,7 +298,7 @@ async def test_an_erasure_that_must_keep_its_recording_is_abandoned_and_stands_a
     assert report.erased == [str(recording_id)]
 
 
-async def test_a_call_shared_with_another_customer_waits_for_a_person(world):
+async def test_a_call_shared_with_another_customer_waits_for_a_person(world: World) -> None:
     mine, theirs = await world.customer(last_contact=world.now), await world.customer(last_contact=world.now)
     recording_id = await world.recording(mine)
     referenced = await world.recording(theirs)
@@ -313,7 +323,7 @@ async def test_a_call_shared_with_another_customer_waits_for_a_person(world):
     assert (await one(world, sa.select(Subject).where(Subject.id == principal))).rekey_needed
 
 
-async def test_card_data_goes_at_once_hold_or_not_and_the_muted_copy_lives_on(world):
+async def test_card_data_goes_at_once_hold_or_not_and_the_muted_copy_lives_on(world: World) -> None:
     span = {"from_ms": 0, "to_ms": 900, "reason": "card_security"}
     roles = (enums.ObjectRole.ORIGINAL, enums.ObjectRole.REDACTED)
     recording_id = await world.recording(roles=roles, muted=[span])
@@ -332,7 +342,7 @@ async def test_card_data_goes_at_once_hold_or_not_and_the_muted_copy_lives_on(wo
     assert await rows(world, sa.select(Tombstone)) == []
 
 
-async def test_a_hold_comes_too_late_once_erasure_has_begun(world):
+async def test_a_hold_comes_too_late_once_erasure_has_begun(world: World) -> None:
     recording_id = await world.recording()
     async with world.services.database.transaction() as session:
         await session.execute(sa.update(Recording).values(state=enums.RecordingState.ERASING))
@@ -347,11 +357,11 @@ class Killed(BaseException):
 class Fragile(SqlErasurePort):
     """A port whose process dies before or after one step."""
 
-    def __init__(self, services, step, when):
+    def __init__(self, services: Services, step: Any, when: Any) -> None:
         super().__init__(services)
         real = getattr(self, step)
 
-        async def dying(*args):
+        async def dying(*args: Any) -> None:
             if when == "before":
                 raise Killed
             await real(*args)
@@ -362,7 +372,9 @@ class Fragile(SqlErasurePort):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", [str(s) for s in ORDER])
-async def test_killed_between_any_two_steps_it_ends_in_the_same_state(world, step, when):
+async def test_killed_between_any_two_steps_it_ends_in_the_same_state(
+    world: World, step: Any, when: Any
+) -> None:
     customer_id = await world.customer(last_contact=world.now)
     gone_id = await world.recording(customer_id)
     kept_id = await world.recording(customer_id, events=["payment"])
@@ -416,11 +428,13 @@ async def test_killed_between_any_two_steps_it_ends_in_the_same_state(world, ste
     assert len([e async for e in ledger.read_all(world.services)]) == 1
 
 
-async def test_a_store_that_is_away_leaves_the_erasure_open_and_the_sweep_resumes_it(world, monkeypatch):
+async def test_a_store_that_is_away_leaves_the_erasure_open_and_the_sweep_resumes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     customer_id = await world.customer(last_contact=world.now)
     recording_id = await world.recording(customer_id)
 
-    async def away(_key):
+    async def away(_key: Any) -> None:
         raise StoreUnavailable("away")
 
     with monkeypatch.context() as patch:
@@ -435,7 +449,7 @@ async def test_a_store_that_is_away_leaves_the_erasure_open_and_the_sweep_resume
     assert (await world.get(recording_id)).state == "erased"
 
 
-async def test_an_object_stored_during_the_erasure_goes_too(world):
+async def test_an_object_stored_during_the_erasure_goes_too(world: World) -> None:
     recording_id = await world.recording()
     async with world.services.database.transaction() as session:
         erasure_id = await erasures.open_recording(
@@ -450,7 +464,7 @@ async def test_an_object_stored_during_the_erasure_goes_too(world):
             str(erasure_id)
         )
 
-    async def source():
+    async def source() -> AsyncIterator[Any]:
         yield b"late"
 
     late = await world.services.vault.write(source(), role="rendition")

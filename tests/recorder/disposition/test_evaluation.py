@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -20,9 +22,12 @@ from recorder.disposition.evaluation import (
 from recorder.disposition.facts import load_cases
 from recorder.errors import Conflict, Erased, InvalidInput, NotFound
 from retention.model import Purpose
+from tests.recorder.disposition_world import World, clock_of, decision_of
 
 
-async def choose(world, customer_id, kind, at, purposes=()):
+async def choose(
+    world: World, customer_id: Any, kind: Any, at: datetime, purposes: Sequence[str] = ()
+) -> None:
     async with world.services.database.transaction() as session:
         session.add(
             Choice(
@@ -41,7 +46,7 @@ async def choose(world, customer_id, kind, at, purposes=()):
         await reevaluate_customer(session, world.services, customer_id, world.now)
 
 
-async def test_a_stored_decision_has_the_dates_of_the_register(world):
+async def test_a_stored_decision_has_the_dates_of_the_register(world: World) -> None:
     contact = datetime(2026, 3, 5, 8, 0, tzinfo=UTC)
     recording_id = await world.recording(await world.customer(last_contact=contact), started_at=contact)
     row = await world.get(recording_id)
@@ -49,11 +54,11 @@ async def test_a_stored_decision_has_the_dates_of_the_register(world):
     assert row.sweep_on == row.erase_on
     assert row.schedule_version == 1
     assert row.decision is not None
-    assert row.decision["windows"]["training"]["end"] == "2028-03-05T22:00:00Z"
+    assert decision_of(row)["windows"]["training"]["end"] == "2028-03-05T22:00:00Z"
     assert (row.held, row.restricted) == (False, False)
 
 
-async def test_a_new_contact_moves_evidence_and_leaves_training(world):
+async def test_a_new_contact_moves_evidence_and_leaves_training(world: World) -> None:
     start = world.now
     customer_id = await world.customer(last_contact=start)
     recording_id = await world.recording(customer_id)
@@ -63,27 +68,27 @@ async def test_a_new_contact_moves_evidence_and_leaves_training(world):
         assert await reevaluate_customer(session, world.services, customer_id, world.now) == 1
     row = await world.get(recording_id)
     assert row.erase_on == datetime(2036, 1, 10, 22, tzinfo=UTC)
-    assert row.decision["windows"]["training"]["end"] == "2028-03-05T22:00:00Z"
+    assert decision_of(row)["windows"]["training"]["end"] == "2028-03-05T22:00:00Z"
 
 
-async def test_an_objection_closes_training_until_it_is_withdrawn(world):
+async def test_an_objection_closes_training_until_it_is_withdrawn(world: World) -> None:
     customer_id = await world.customer(last_contact=world.now)
     recording_id = await world.recording(customer_id)
     before = await world.get(recording_id)
-    day_10 = world.services.clock.advance(timedelta(days=10))
+    day_10 = clock_of(world.services).advance(timedelta(days=10))
     await choose(world, customer_id, enums.ChoiceKind.OBJECTION, day_10)
     row = await world.get(recording_id)
-    assert row.decision["windows"]["training"]["end"] == day_10.isoformat().replace("+00:00", "Z")
+    assert decision_of(row)["windows"]["training"]["end"] == day_10.isoformat().replace("+00:00", "Z")
     assert row.erase_on == before.erase_on
 
-    later = world.services.clock.advance(timedelta(days=1))
+    later = clock_of(world.services).advance(timedelta(days=1))
     await choose(world, customer_id, enums.ChoiceKind.OBJECTION_WITHDRAWN, later, ["training"])
     row = await world.get(recording_id)
-    assert row.decision["windows"]["training"] == before.decision["windows"]["training"]
-    assert row.decision["windows"]["quality"]["end"] == day_10.isoformat().replace("+00:00", "Z")
+    assert decision_of(row)["windows"]["training"] == decision_of(before)["windows"]["training"]
+    assert decision_of(row)["windows"]["quality"]["end"] == day_10.isoformat().replace("+00:00", "Z")
 
 
-async def test_one_restriction_stands_when_another_is_lifted(world):
+async def test_one_restriction_stands_when_another_is_lifted(world: World) -> None:
     customer_id = await world.customer(last_contact=world.now)
     recording_id = await world.recording(customer_id)
     await choose(world, customer_id, enums.ChoiceKind.RESTRICTION, world.now)
@@ -100,7 +105,7 @@ async def test_one_restriction_stands_when_another_is_lifted(world):
         )
         await reevaluate(session, world.services, [recording_id], world.now)
     assert (await world.get(recording_id)).restricted
-    later = world.services.clock.advance(timedelta(hours=1))
+    later = clock_of(world.services).advance(timedelta(hours=1))
     await choose(world, customer_id, enums.ChoiceKind.RESTRICTION_LIFTED, later)
     assert (await world.get(recording_id)).restricted
     async with world.services.database.transaction() as session:
@@ -109,10 +114,10 @@ async def test_one_restriction_stands_when_another_is_lifted(world):
         await reevaluate(session, world.services, [recording_id], later)
     row = await world.get(recording_id)
     assert not row.restricted
-    assert "training" in row.decision["windows"]
+    assert "training" in decision_of(row)["windows"]
 
 
-async def test_a_payment_is_kept_by_statute_from_the_controllers_financial_year(world):
+async def test_a_payment_is_kept_by_statute_from_the_controllers_financial_year(world: World) -> None:
     started = datetime(2023, 11, 2, 9, tzinfo=UTC)
     recording_id = await world.recording(await world.customer(), started_at=started, events=["payment"])
     async with world.services.database.snapshot() as session:
@@ -121,7 +126,7 @@ async def test_a_payment_is_kept_by_statute_from_the_controllers_financial_year(
     assert ("rule_won", "payment-voucher-fi", "2029-12-31T22:00:00Z") in codes
 
 
-async def test_many_are_loaded_in_a_fixed_number_of_queries(world):
+async def test_many_are_loaded_in_a_fixed_number_of_queries(world: World) -> None:
     customer_id = await world.customer(last_contact=world.now)
     for _ in range(3):
         await world.recording(customer_id, audio=b"x")
@@ -129,10 +134,10 @@ async def test_many_are_loaded_in_a_fixed_number_of_queries(world):
     engine = world.services.database.engine.sync_engine
     seen: list[str] = []
 
-    def note(_conn, _cursor, statement, *_):
+    def note(_conn: Any, _cursor: Any, statement: Any, *_: Any) -> None:
         seen.append(statement)
 
-    async def count(ids):
+    async def count(ids: Any) -> Any:
         seen.clear()
         async with world.services.database.snapshot() as session:
             cases = await load_cases(session, ids, world.now)
@@ -146,7 +151,7 @@ async def test_many_are_loaded_in_a_fixed_number_of_queries(world):
         sa.event.remove(engine, "before_cursor_execute", note)
 
 
-async def test_without_a_schedule_everything_is_kept_and_closed(world):
+async def test_without_a_schedule_everything_is_kept_and_closed(world: World) -> None:
     recording_id = await world.recording()
     async with world.services.database.transaction() as session:
         row = await schedules.get(session, world.controller.id, 1)
@@ -158,7 +163,7 @@ async def test_without_a_schedule_everything_is_kept_and_closed(world):
     assert [task.code for task in decision.undecided] == ["no_rule"]
 
 
-async def test_an_erased_recording_is_gone_and_an_unknown_one_unknown(world):
+async def test_an_erased_recording_is_gone_and_an_unknown_one_unknown(world: World) -> None:
     recording_id = await world.recording()
     async with world.services.database.transaction() as session:
         await session.execute(sa.update(Recording).values(state=enums.RecordingState.ERASED))
@@ -169,7 +174,7 @@ async def test_an_erased_recording_is_gone_and_an_unknown_one_unknown(world):
             await current_decision(session, world.services, uuid.uuid4(), world.now)
 
 
-async def test_a_new_schedule_version_counts_once_activated_and_reaches_every_row(world):
+async def test_a_new_schedule_version_counts_once_activated_and_reaches_every_row(world: World) -> None:
     made = [await world.recording(audio=b"x") for _ in range(3)]
     async with world.services.database.transaction() as session:
         first = await schedules.get(session, world.controller.id, 1)
@@ -196,7 +201,7 @@ async def test_a_new_schedule_version_counts_once_activated_and_reaches_every_ro
     for recording_id in made:
         row = await world.get(recording_id)
         assert row.schedule_version == 2
-        assert row.decision["windows"][Purpose.QUALITY]["end"] == "2026-06-03T21:00:00Z"
+        assert decision_of(row)["windows"][Purpose.QUALITY]["end"] == "2026-06-03T21:00:00Z"
     async with world.services.database.snapshot() as session:
         actions = await session.scalars(
             sa.select(AuditEntry.action).where(AuditEntry.object_type == "schedule").order_by(AuditEntry.at)

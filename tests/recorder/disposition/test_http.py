@@ -21,6 +21,7 @@ from recorder.catalogue.tables import AuditEntry, Matter
 from recorder.disposition import erasures
 from recorder.disposition.certificates import CERTIFICATE_TYPE, verify
 from tests.recorder.conftest import make_controller
+from tests.recorder.disposition_world import World, bytes_of
 
 Client = TestClient[web.Request, web.Application]
 MATTER = {"reference": "2026-014", "ground": "legal_claims", "review_on": "2026-09-01T00:00:00Z"}
@@ -47,7 +48,9 @@ async def client(world: Any, aiohttp_client: Callable[..., Awaitable[Client]]) -
     return await aiohttp_client(app)
 
 
-async def ask(client, method, path, role, *, status=200, **options):
+async def ask(
+    client: TestClient[Any, Any], method: str, path: Any, role: Any, *, status: int = 200, **options: Any
+) -> Any:
     headers = {"X-Role": role, **options.pop("headers", {})}
     async with client.request(method, path, headers=headers, **options) as response:
         body = await response.json()
@@ -55,14 +58,16 @@ async def ask(client, method, path, role, *, status=200, **options):
         return body
 
 
-async def test_a_hold_is_placed_by_legal_and_released_by_two_people(world, client):
+async def test_a_hold_is_placed_by_legal_and_released_by_two_people(
+    world: World, client: TestClient[Any, Any]
+) -> None:
     customer_id = await world.customer(last_contact=world.now)
     recording_id = await world.recording(customer_id)
     secret = {**MATTER, "title": "Virtanen against us"}
     matter = await ask(client, "POST", "/api/v1/matters", "legal", status=201, json=secret)
     async with world.services.database.snapshot() as session:
         (stored,) = await session.scalars(sa.select(Matter))
-    assert b"Virtanen" not in stored.sealed
+    assert b"Virtanen" not in bytes_of(stored.sealed)
     path = f"/api/v1/matters/{matter['id']}"
     hold = await ask(
         client, "POST", f"{path}/holds", "legal", status=201, json={"customer": str(customer_id)}
@@ -101,7 +106,9 @@ async def test_a_hold_is_placed_by_legal_and_released_by_two_people(world, clien
     await ask(client, "POST", f"{path}/holds", "legal", status=409, json=late)
 
 
-async def test_two_holds_and_one_released_still_hold_in_the_store_too(world, client):
+async def test_two_holds_and_one_released_still_hold_in_the_store_too(
+    world: World, client: TestClient[Any, Any]
+) -> None:
     recording_id = await world.recording()
     (obj, *_) = await world.stored(recording_id)
     target = {"recording": str(recording_id)}
@@ -125,7 +132,9 @@ async def test_two_holds_and_one_released_still_hold_in_the_store_too(world, cli
         assert await world.services.store.legal_hold(obj.key, obj.version_id) is still
 
 
-async def test_a_restriction_narrows_use_until_it_is_lifted(world, client):
+async def test_a_restriction_narrows_use_until_it_is_lifted(
+    world: World, client: TestClient[Any, Any]
+) -> None:
     recording_id = await world.recording()
     body = {"recording": str(recording_id), "ground": "accuracy"}
     placed = await ask(client, "POST", "/api/v1/restrictions", "privacy", status=201, json=body)
@@ -137,7 +146,7 @@ async def test_a_restriction_narrows_use_until_it_is_lifted(world, client):
     await ask(client, "DELETE", f"/api/v1/restrictions/{uuid.uuid4()}", "privacy", status=404)
 
 
-async def test_schedules_are_shown_with_what_is_in_force(world, client):
+async def test_schedules_are_shown_with_what_is_in_force(world: World, client: TestClient[Any, Any]) -> None:
     listed = await ask(client, "GET", "/api/v1/schedules", "auditor")
     assert [(s["version"], s["state"]) for s in listed["items"]] == [(1, "in_force")]
     shown = await ask(client, "GET", "/api/v1/schedules/1", "privacy")
@@ -146,7 +155,7 @@ async def test_schedules_are_shown_with_what_is_in_force(world, client):
         await ask(client, "GET", f"/api/v1/schedules/{unknown}", "privacy", status=404)
 
 
-async def test_a_certificate_is_shown_signed(world, client):
+async def test_a_certificate_is_shown_signed(world: World, client: TestClient[Any, Any]) -> None:
     recording_id = await world.recording()
     await erasures.erase_recording(world.services, recording_id, requested_by="os:test", now=world.now)
     certificate_id = (await world.get(recording_id)).certificate_id
@@ -170,7 +179,9 @@ async def test_a_certificate_is_shown_signed(world, client):
         ("GET", "/api/v1/schedules/1", None, "trainer"),
     ],
 )
-async def test_others_are_refused_and_that_is_on_record(world, client, method, path, body, role):
+async def test_others_are_refused_and_that_is_on_record(
+    world: World, client: TestClient[Any, Any], method: str, path: Any, body: Any, role: Any
+) -> None:
     recording_id = await world.recording(audio=b"x")
     json = None if body is None else {k: v.format(recording=recording_id) for k, v in body.items()}
     await ask(client, method, path, role, status=403, json=json)
@@ -179,7 +190,7 @@ async def test_others_are_refused_and_that_is_on_record(world, client, method, p
         assert len(list(await session.scalars(query))) == 1
 
 
-async def test_another_controllers_matter_is_refused(world, client):
+async def test_another_controllers_matter_is_refused(world: World, client: TestClient[Any, Any]) -> None:
     matter = await ask(client, "POST", "/api/v1/matters", "legal", status=201, json=MATTER)
     other = await make_controller(world.services, "se-main", "SE", "Europe/Stockholm")
     headers = {"X-Controller": str(other.id)}
@@ -191,6 +202,8 @@ async def test_another_controllers_matter_is_refused(world, client):
 
 
 @pytest.mark.parametrize("body", [{}, {"recording": None}, {"recording": "x"}, {"surprise": 1}])
-async def test_a_hold_without_exactly_one_target_is_refused(world, client, body):
+async def test_a_hold_without_exactly_one_target_is_refused(
+    world: World, client: TestClient[Any, Any], body: Any
+) -> None:
     matter = await ask(client, "POST", "/api/v1/matters", "legal", status=201, json=MATTER)
     await ask(client, "POST", f"/api/v1/matters/{matter['id']}/holds", "legal", status=422, json=body)

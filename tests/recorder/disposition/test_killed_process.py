@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -34,12 +36,12 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(data):
+def opened(data: Path) -> Any:
     return open_services(data)
 
 
 @pytest.fixture
-async def lasting(opened):
+async def lasting(opened: Any) -> AsyncIterator[Any]:
     """The world, on disk."""
     async with opened.database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
@@ -78,12 +80,12 @@ async def lasting(opened):
         await opened.database.close()
 
 
-def on_disk(data):
+def on_disk(data: Path) -> Any:
     return b"".join(path.read_bytes() for path in sorted(data.glob("catalogue.sqlite3*")))
 
 
 @pytest.mark.parametrize("step", [str(step) for step in ORDER])
-async def test_after_kill_9_the_next_run_finishes_the_erasure(lasting, data, step):
+async def test_after_kill_9_the_next_run_finishes_the_erasure(lasting: Any, data: Path, step: Any) -> None:
     world, services = lasting, lasting.services
     customer_id = await world.customer(last_contact=world.now)
     gone_id = await world.recording(customer_id)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,11 +15,12 @@ from recorder.catalogue.tables import Customer, Subject
 from recorder.disposition import erasures, ledger, restoring
 from recorder.errors import Corrupt
 from tests.recorder.disposition.test_killed_process import data, lasting, opened
+from tests.recorder.disposition_world import World
 
 __all__ = ["data", "lasting", "opened"]
 
 
-async def test_what_was_erased_after_the_backup_is_erased_again(lasting, data):
+async def test_what_was_erased_after_the_backup_is_erased_again(lasting: Any, data: Path) -> None:
     world, services = lasting, lasting.services
     whole = await world.customer(last_contact=world.now)
     gone, kept = await world.recording(whole), await world.recording(whole, events=["payment"])
@@ -30,7 +34,7 @@ async def test_what_was_erased_after_the_backup_is_erased_again(lasting, data):
     assert (await restoring.replay(services, world.now)).recordings == []
 
     await services.database.close()
-    for left in data.glob("catalogue.sqlite3*"):
+    for left in sorted(data.glob("catalogue.sqlite3*")):  # noqa: ASYNC240 - a test's own few files
         left.unlink()
     shutil.copy(data / "backup", data / "catalogue.sqlite3")
     assert (await world.get(gone)).state == "stored"  # it has forgotten
@@ -58,7 +62,7 @@ async def test_what_was_erased_after_the_backup_is_erased_again(lasting, data):
     assert (again.recordings, again.customers) == ([], [])
 
 
-async def test_an_altered_ledger_stops_the_replay(world):
+async def test_an_altered_ledger_stops_the_replay(world: World) -> None:
     recording_id = await world.recording()
     await erasures.erase_recording(world.services, recording_id, requested_by="os:test", now=world.now)
     store = world.services.store
@@ -66,7 +70,7 @@ async def test_an_altered_ledger_stops_the_replay(world):
     async with store.get(stat.key) as body:
         raw = b"".join([piece async for piece in body])
 
-    async def once(altered):
+    async def once(altered: Any) -> AsyncIterator[Any]:
         yield altered
 
     await store.put(stat.key, once(raw[:-6] + b"AAAAAA"), size=len(raw))

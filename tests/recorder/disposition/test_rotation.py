@@ -6,6 +6,7 @@ import copy
 import uuid
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,14 +19,15 @@ from recorder.errors import Conflict, NotFound
 from storage.errors import KeyDestroyed, TamperedObject
 from storage.keys import SubjectKeyRef
 from storage.vault import Vault
+from tests.recorder.disposition_world import World, bytes_of, clock_of, memory_of
 
 
-async def read(vault, obj):
+async def read(vault: Any, obj: Any) -> Any:
     async with vault.read(obj) as pieces:
         return b"".join([piece async for piece in pieces])
 
 
-async def rotated(world):
+async def rotated(world: World) -> Any:
     """Rotate, and let the background finish."""
     services, controller_id = world.services, world.controller.id
     epoch = await rotation.rotate(services, controller_id, actor="os:test", now=world.now)
@@ -34,12 +36,12 @@ async def rotated(world):
     return epoch
 
 
-async def subject_of(world, recording_id):
+async def subject_of(world: World, recording_id: Any) -> Any:
     async with world.services.database.snapshot() as session:
         return await session.get_one(Subject, (await world.get(recording_id)).subject_id)
 
 
-async def test_old_copies_and_todays_keyring_open_nothing_that_was_erased(world):
+async def test_old_copies_and_todays_keyring_open_nothing_that_was_erased(world: World) -> None:
     services = world.services
     alive = await world.customer(last_contact=world.now)
     single_gone, single_stays = await world.recording(alive), await world.recording(alive)
@@ -48,8 +50,8 @@ async def test_old_copies_and_todays_keyring_open_nothing_that_was_erased(world)
     whole_kept = await world.recording(whole, events=["payment"])
 
     # A copy of the bucket, and what a copy of the database says of each object.
-    old_store = copy.copy(services.store)
-    old_store._objects = copy.deepcopy(services.store._objects)
+    old_store = copy.copy(memory_of(services))
+    old_store._objects = copy.deepcopy(memory_of(services)._objects)
     old_vault = Vault(old_store, services.keyring)
     old = {i: (await world.stored(i))[0] for i in (single_gone, single_stays, whole_gone, whole_kept)}
     for obj in old.values():
@@ -60,11 +62,11 @@ async def test_old_copies_and_todays_keyring_open_nothing_that_was_erased(world)
     # The stated limit: until the epoch is destroyed, the two old copies together still open.
     assert len(await read(old_vault, old[whole_gone])) == old[whole_gone].size
 
-    services.clock.advance(timedelta(days=1))
+    clock_of(services).advance(timedelta(days=1))
     assert await rotated(world) == 2
     with pytest.raises(Conflict):
         await rotation.destroy_epoch(services, world.controller.id, 1, actor="os:test", now=world.now)
-    services.clock.advance(timedelta(days=services.settings.backup_window_days))
+    clock_of(services).advance(timedelta(days=services.settings.backup_window_days))
     await rotation.destroy_epoch(services, world.controller.id, 1, actor="os:test", now=world.now)
 
     for gone in (single_gone, whole_gone):
@@ -82,7 +84,7 @@ async def test_old_copies_and_todays_keyring_open_nothing_that_was_erased(world)
             assert len(await read(services.vault, obj)) == obj.size
 
 
-async def test_a_subject_that_lost_a_recording_gets_a_new_key_with_everything_remade(world):
+async def test_a_subject_that_lost_a_recording_gets_a_new_key_with_everything_remade(world: World) -> None:
     services = world.services
     customer_id = await world.customer(last_contact=world.now)
     gone_id, stays_id = await world.recording(customer_id), await world.recording(customer_id)
@@ -95,10 +97,10 @@ async def test_a_subject_that_lost_a_recording_gets_a_new_key_with_everything_re
     subject = await subject_of(world, stays_id)
     assert (subject.epoch, subject.rekey_needed) == (2, False)
     row = await world.get(stays_id)
-    assert open_json(services.keyring, subject, RECORDING_METADATA, row.id, row.sealed)["caller"]
+    assert open_json(services.keyring, subject, RECORDING_METADATA, row.id, bytes_of(row.sealed))["caller"]
     async with services.database.snapshot() as session:
         customer = await session.get_one(Customer, customer_id)
-    record = open_json(services.keyring, subject, CUSTOMER_RECORD, customer_id, customer.sealed)
+    record = open_json(services.keyring, subject, CUSTOMER_RECORD, customer_id, bytes_of(customer.sealed))
     assert record == {"name": "Aino V"}
 
 
@@ -106,13 +108,15 @@ class Killed(BaseException):
     """The process dies here."""
 
 
-async def test_a_rotation_that_dies_goes_on_where_it_stood(world, monkeypatch):
+async def test_a_rotation_that_dies_goes_on_where_it_stood(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     services, controller_id = world.services, world.controller.id
     made = [await world.recording(audio=b"x") for _ in range(4)]
     await rotation.rotate(services, controller_id, actor="os:test", now=world.now)
     real, calls = rotation._move, []
 
-    async def dying(*args):
+    async def dying(*args: Any) -> None:
         calls.append(1)
         if len(calls) == 3:
             raise Killed
@@ -149,7 +153,7 @@ async def test_a_rotation_that_dies_goes_on_where_it_stood(world, monkeypatch):
         ]
 
 
-async def test_a_wrap_does_not_open_for_another_subject(world):
+async def test_a_wrap_does_not_open_for_another_subject(world: World) -> None:
     one, other = await world.recording(audio=b"x"), await world.recording(audio=b"y")
     mine, theirs = (await world.stored(one))[0], (await world.stored(other))[0]
     forged = SubjectKeyRef(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,24 +14,26 @@ from recorder.catalogue.enums import JobState
 from recorder.catalogue.tables import AuditEntry, Job
 from recorder.jobs.queue import enqueue
 from recorder.jobs.worker import GiveUp, Limits, Worker
+from recorder.services import Services
+from tests.recorder.disposition_world import clock_of
 
 
-async def put(services, kind="peaks", **options):
+async def put(services: Services, kind: str = "peaks", **options: Any) -> Any:
     target = uuid.uuid4()
     async with services.database.transaction() as session:
         enqueue(session, kind, target, now=services.clock.now(), **options)
     return target
 
 
-async def jobs(services):
+async def jobs(services: Services) -> Any:
     async with services.database.snapshot() as session:
         return list(await session.scalars(sa.select(Job).order_by(Job.created_at, Job.id)))
 
 
-async def test_ready_work_is_done_once_and_other_kinds_are_left(services):
+async def test_ready_work_is_done_once_and_other_kinds_are_left(services: Services) -> None:
     done = []
 
-    async def handler(target, payload):
+    async def handler(target: Any, payload: Any) -> None:
         done.append((target, dict(payload)))
 
     target = await put(services, payload={"n": 1})
@@ -41,15 +44,15 @@ async def test_ready_work_is_done_once_and_other_kinds_are_left(services):
     assert await worker.drain() == 0
     assert done == [(target, {"n": 1})]
     assert sorted(job.state for job in await jobs(services)) == ["done", "queued", "queued"]
-    services.clock.advance(timedelta(hours=1))
+    clock_of(services).advance(timedelta(hours=1))
     assert await worker.drain() == 1
 
 
-async def test_two_workers_never_hold_the_same_job(services):
+async def test_two_workers_never_hold_the_same_job(services: Services) -> None:
     for _ in range(12):
         await put(services)
 
-    async def handler(_target, _payload):
+    async def handler(_target: Any, _payload: Any) -> Any:
         return None
 
     workers = [Worker(services, {"peaks": handler}) for _ in range(3)]
@@ -61,8 +64,8 @@ async def test_two_workers_never_hold_the_same_job(services):
     assert sorted(taken) == sorted(job.id for job in await jobs(services))
 
 
-async def test_a_failure_waits_longer_each_time_and_ends_visibly(services):
-    async def handler(_target, _payload):
+async def test_a_failure_waits_longer_each_time_and_ends_visibly(services: Services) -> None:
+    async def handler(_target: Any, _payload: Any) -> None:
         raise ValueError("+358401234567 must not be kept")
 
     target = await put(services)
@@ -73,7 +76,7 @@ async def test_a_failure_waits_longer_each_time_and_ends_visibly(services):
         (job,) = await jobs(services)
         assert (job.state, job.error) == ("queued", "ValueError")
         assert job.not_before == services.clock.now() + timedelta(seconds=wait)
-        services.clock.advance(timedelta(seconds=wait))
+        clock_of(services).advance(timedelta(seconds=wait))
     assert await worker.drain() == 1
     (job,) = await jobs(services)
     assert (job.state, job.attempts, job.error) == ("failed", 3, "ValueError")
@@ -81,12 +84,12 @@ async def test_a_failure_waits_longer_each_time_and_ends_visibly(services):
         (entry,) = await session.scalars(sa.select(AuditEntry).where(AuditEntry.action == "job.failed"))
     assert str(target).encode() in entry.payload
     assert b"+358" not in entry.payload
-    services.clock.advance(timedelta(days=1))
+    clock_of(services).advance(timedelta(days=1))
     assert await worker.drain() == 0
 
 
-async def test_what_cannot_succeed_is_not_tried_again(services):
-    async def handler(_target, _payload):
+async def test_what_cannot_succeed_is_not_tried_again(services: Services) -> None:
+    async def handler(_target: Any, _payload: Any) -> None:
         raise GiveUp("no such audio")
 
     await put(services)
@@ -95,8 +98,8 @@ async def test_what_cannot_succeed_is_not_tried_again(services):
     assert (job.state, job.attempts, job.error) == ("failed", 1, "GiveUp")
 
 
-async def test_a_dead_workers_job_is_claimed_when_its_lease_is_over(services):
-    async def handler(_target, _payload):
+async def test_a_dead_workers_job_is_claimed_when_its_lease_is_over(services: Services) -> None:
+    async def handler(_target: Any, _payload: Any) -> Any:
         return None
 
     await put(services)
@@ -104,23 +107,23 @@ async def test_a_dead_workers_job_is_claimed_when_its_lease_is_over(services):
     worker = Worker(services, {"peaks": handler}, limits=limits)
     (first,) = await worker.claim(1)
     assert await worker.claim(1) == []
-    services.clock.advance(timedelta(minutes=6))
+    clock_of(services).advance(timedelta(minutes=6))
     (second,) = await worker.claim(1)
     assert (second.id, second.attempts) == (first.id, 2)
     # The dead one comes back to life and has nothing to say any more.
     await worker._settle(first, None)
     (job,) = await jobs(services)
     assert (job.state, job.leased_by) == (JobState.RUNNING, second.holder)
-    services.clock.advance(timedelta(minutes=6))
+    clock_of(services).advance(timedelta(minutes=6))
     assert await worker.claim(1) == []
     (job,) = await jobs(services)
     assert (job.state, job.error) == ("failed", "LeaseExpired")
 
 
-async def test_stopping_releases_what_is_in_hand_and_counts_no_attempt(services):
+async def test_stopping_releases_what_is_in_hand_and_counts_no_attempt(services: Services) -> None:
     begun = asyncio.Event()
 
-    async def handler(_target, _payload):
+    async def handler(_target: Any, _payload: Any) -> None:
         begun.set()
         await asyncio.Event().wait()
 
@@ -134,11 +137,11 @@ async def test_stopping_releases_what_is_in_hand_and_counts_no_attempt(services)
     assert (job.state, job.attempts, job.leased_by) == ("queued", 0, None)
 
 
-async def test_running_works_off_what_comes_within_its_bound(services):
+async def test_running_works_off_what_comes_within_its_bound(services: Services) -> None:
     at_once, most, done = 0, 0, asyncio.Event()
     seen = []
 
-    async def handler(target, _payload):
+    async def handler(target: Any, _payload: Any) -> None:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
