@@ -31,6 +31,7 @@ class SubjectKind(StrEnum):
     UNLINKED = "unlinked"
     STAFF = "staff"
     CONTROLLER = "controller"
+    REQUEST = "request"  # a data subject's request, which outlives the erasure of the customer
 
 
 class LinkRole(StrEnum):
@@ -148,4 +149,55 @@ class ApprovalState(StrEnum):
     APPROVED = "approved"
     REFUSED = "refused"
     USED = "used"
+    EXPIRED = "expired"
+
+
+class RequestChannel(StrEnum):
+    """How a data subject's request came in; each of them starts the clock."""
+
+    EMAIL = "email"
+    POST = "post"
+    VISIT = "visit"
+    WEB = "web"
+    PHONE = "phone"
+
+
+class IdentityMethod(StrEnum):
+    """How it was made sure that the person is who they say; never what they showed or said."""
+
+    CUSTOMER_LOGIN = "customer_login"
+    BANK_ID = "bank_id"
+    MOBILE_ID = "mobile_id"
+    DOCUMENT_SEEN = "document_seen"
+    CALL_BACK = "call_back"
+    CONTROL_QUESTIONS = "control_questions"
+    KNOWN_ADDRESS = "known_address"
+    POWER_OF_ATTORNEY = "power_of_attorney"
+
+
+class IdentityOutcome(StrEnum):
+    """What the check came to."""
+
+    CONFIRMED = "confirmed"
+    NOT_SHOWN = "not_shown"
+
+
+class RequestStage(StrEnum):
+    """Where a data subject's request stands as a whole."""
+
+    PENDING = "pending"
+    GRANTED = "granted"
+    PARTLY_GRANTED = "partly_granted"
+    REFUSED = "refused"
+    NO_DATA = "no_data"
+    UNDONE = "undone"
+
+
+class PackageState(StrEnum):
+    """Where a package of copies stands."""
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
     EXPIRED = "expired"

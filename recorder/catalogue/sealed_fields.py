@@ -19,3 +19,10 @@ CONTACT_NOTE: Final = "contact.note"
 
 MATTER_RECORD: Final = "matter.record"
 """``matters.sealed``: ``{title, notes}``, under the controller's subject."""
+
+REQUEST_RECORD: Final = "request.record"
+"""``requests.sealed``: ``{name, contact, message, note}`` of the person who asks, under the request's own
+subject, so that it outlives the erasure of the customer."""
+
+REQUEST_NOTICE: Final = "request.notice"
+"""``request_notices.sealed``: ``{recipient, reference}``; a recipient may be a person. Under the request."""

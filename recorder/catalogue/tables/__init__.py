@@ -42,6 +42,13 @@ from recorder.catalogue.tables.recordings import (
     Source,
     StoredObjectRow,
 )
+from recorder.catalogue.tables.rights import (
+    PackageRecording,
+    RequestItem,
+    RequestNotice,
+    RequestPackage,
+    RightsRequest,
+)
 
 __all__ = [
     "Account",
@@ -68,11 +75,16 @@ __all__ = [
     "ListeningLink",
     "LoginFailure",
     "Matter",
+    "PackageRecording",
     "Recording",
     "RecordingAgent",
     "RecordingLink",
     "RecordingTag",
+    "RequestItem",
+    "RequestNotice",
+    "RequestPackage",
     "Restriction",
+    "RightsRequest",
     "RoleGrant",
     "ScheduleVersion",
     "Source",

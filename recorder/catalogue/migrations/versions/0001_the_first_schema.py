@@ -160,7 +160,7 @@ def upgrade() -> None:
     op.create_table('subjects',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('controller_id', sa.Uuid(), nullable=False),
-    sa.Column('kind', sa.Enum('customer', 'unlinked', 'staff', 'controller', name='subjectkind', native_enum=False, length=40), nullable=False),
+    sa.Column('kind', sa.Enum('customer', 'unlinked', 'staff', 'controller', 'request', name='subjectkind', native_enum=False, length=40), nullable=False),
     sa.Column('wrapped_key', sa.LargeBinary(), nullable=True),
     sa.Column('epoch', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
     sa.Column('rekey_needed', sa.Boolean(), nullable=False),
@@ -360,6 +360,50 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_recordings_subject_id'), ['subject_id'], unique=False)
         batch_op.create_index('ix_recordings_sweep', ['controller_id', 'sweep_on'], unique=False)
 
+    op.create_table('requests',
+    sa.Column('id', sa.Uuid(), nullable=False),
+    sa.Column('controller_id', sa.Uuid(), nullable=False),
+    sa.Column('subject_id', sa.Uuid(), nullable=False),
+    sa.Column('customer_id', sa.Uuid(), nullable=True),
+    sa.Column('kind', sa.Enum('access', 'rectification', 'erasure', 'restriction', 'portability', 'objection', 'consent_withdrawal', name='requestkind', native_enum=False, length=40), nullable=False),
+    sa.Column('channel', sa.Enum('email', 'post', 'visit', 'web', 'phone', name='requestchannel', native_enum=False, length=40), nullable=False),
+    sa.Column('stage', sa.Enum('pending', 'granted', 'partly_granted', 'refused', 'no_data', 'undone', name='requeststage', native_enum=False, length=40), nullable=False),
+    sa.Column('language', sa.String(length=2), nullable=False),
+    sa.Column('purposes', sa.JSON().with_variant(postgresql.JSONB(), 'postgresql'), nullable=False),
+    sa.Column('scoped', sa.Boolean(), nullable=False),
+    sa.Column('sealed', sa.LargeBinary(), nullable=True),
+    sa.Column('filed_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('registered_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('registered_by', sa.String(length=120), nullable=False),
+    sa.Column('last_day', sa.Date(), nullable=False),
+    sa.Column('deadline_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('extended_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('extension_reason', sa.String(length=40), nullable=True),
+    sa.Column('identity_method', sa.Enum('customer_login', 'bank_id', 'mobile_id', 'document_seen', 'call_back', 'control_questions', 'known_address', 'power_of_attorney', name='identitymethod', native_enum=False, length=40), nullable=True),
+    sa.Column('identity_outcome', sa.Enum('confirmed', 'not_shown', name='identityoutcome', native_enum=False, length=40), nullable=True),
+    sa.Column('identity_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('identity_by', sa.String(length=120), nullable=True),
+    sa.Column('decided_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('decided_by', sa.String(length=120), nullable=True),
+    sa.Column('ground', sa.String(length=40), nullable=True),
+    sa.Column('mute_agent', sa.Boolean(), nullable=False),
+    sa.Column('choice_id', sa.Uuid(), nullable=True),
+    sa.Column('completed_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('undone_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('undone_by', sa.String(length=120), nullable=True),
+    sa.Column('undone_reason', sa.String(length=40), nullable=True),
+    sa.Column('reminded', sa.String(length=20), nullable=True),
+    sa.ForeignKeyConstraint(['controller_id'], ['controllers.id'], name=op.f('fk_requests_controller_id_controllers')),
+    sa.ForeignKeyConstraint(['customer_id'], ['customers.id'], name=op.f('fk_requests_customer_id_customers')),
+    sa.ForeignKeyConstraint(['subject_id'], ['subjects.id'], name=op.f('fk_requests_subject_id_subjects')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_requests')),
+    sa.UniqueConstraint('subject_id', name=op.f('uq_requests_subject_id'))
+    )
+    with op.batch_alter_table('requests', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_requests_customer_id'), ['customer_id'], unique=False)
+        batch_op.create_index('ix_requests_due', ['stage', 'deadline_at'], unique=False)
+        batch_op.create_index('ix_requests_listing', ['controller_id', 'filed_at', 'id'], unique=False)
+
     op.create_table('role_grants',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('account_id', sa.Uuid(), nullable=False),
@@ -558,6 +602,59 @@ def upgrade() -> None:
     with op.batch_alter_table('recording_tags', schema=None) as batch_op:
         batch_op.create_index('ix_recording_tags_tag', ['tag'], unique=False)
 
+    op.create_table('request_items',
+    sa.Column('request_id', sa.Uuid(), nullable=False),
+    sa.Column('recording_id', sa.Uuid(), nullable=False),
+    sa.Column('outcome', sa.String(length=20), nullable=False),
+    sa.Column('ground', sa.String(length=40), nullable=True),
+    sa.Column('review_on', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('decided_at', sa.DateTime(timezone=True), nullable=True),
+    sa.ForeignKeyConstraint(['recording_id'], ['recordings.id'], name=op.f('fk_request_items_recording_id_recordings')),
+    sa.ForeignKeyConstraint(['request_id'], ['requests.id'], name=op.f('fk_request_items_request_id_requests')),
+    sa.PrimaryKeyConstraint('request_id', 'recording_id', name=op.f('pk_request_items'))
+    )
+    with op.batch_alter_table('request_items', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_request_items_recording_id'), ['recording_id'], unique=False)
+
+    op.create_table('request_notices',
+    sa.Column('request_id', sa.Uuid(), nullable=False),
+    sa.Column('number', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), autoincrement=False, nullable=False),
+    sa.Column('recipient_id', sa.Uuid(), nullable=False),
+    sa.Column('sealed', sa.LargeBinary(), nullable=True),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('acknowledged_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('acknowledged_by', sa.String(length=120), nullable=True),
+    sa.ForeignKeyConstraint(['request_id'], ['requests.id'], name=op.f('fk_request_notices_request_id_requests')),
+    sa.PrimaryKeyConstraint('request_id', 'number', name=op.f('pk_request_notices'))
+    )
+    op.create_table('request_packages',
+    sa.Column('id', sa.Uuid(), nullable=False),
+    sa.Column('request_id', sa.Uuid(), nullable=False),
+    sa.Column('state', sa.Enum('queued', 'building', 'ready', 'failed', 'expired', name='packagestate', native_enum=False, length=40), nullable=False),
+    sa.Column('done', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('total', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('error', sa.String(length=80), nullable=True),
+    sa.Column('requested_by', sa.String(length=120), nullable=False),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('built_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('object_id', sa.Uuid(), nullable=True),
+    sa.Column('key', sa.String(length=120), nullable=True),
+    sa.Column('version_id', sa.String(length=200), nullable=True),
+    sa.Column('wrapped_key', sa.LargeBinary(), nullable=True),
+    sa.Column('size', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
+    sa.Column('sealed_size', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
+    sa.Column('sha256', sa.LargeBinary(), nullable=True),
+    sa.Column('header', sa.LargeBinary(), nullable=True),
+    sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True),
+    sa.ForeignKeyConstraint(['request_id'], ['requests.id'], name=op.f('fk_request_packages_request_id_requests')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_request_packages')),
+    sa.UniqueConstraint('key', name=op.f('uq_request_packages_key'))
+    )
+    with op.batch_alter_table('request_packages', schema=None) as batch_op:
+        batch_op.create_index('ix_request_packages_expiry', ['state', 'expires_at'], unique=False)
+        batch_op.create_index(batch_op.f('ix_request_packages_request_id'), ['request_id'], unique=False)
+
     op.create_table('restrictions',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('recording_id', sa.Uuid(), nullable=True),
@@ -607,6 +704,16 @@ def upgrade() -> None:
         batch_op.create_index('ix_listens_open', ['closed_at', 'last_active_at'], unique=False)
         batch_op.create_index(batch_op.f('ix_listens_recording_id'), ['recording_id'], unique=False)
 
+    op.create_table('request_package_recordings',
+    sa.Column('package_id', sa.Uuid(), nullable=False),
+    sa.Column('recording_id', sa.Uuid(), nullable=False),
+    sa.ForeignKeyConstraint(['package_id'], ['request_packages.id'], name=op.f('fk_request_package_recordings_package_id_request_packages')),
+    sa.ForeignKeyConstraint(['recording_id'], ['recordings.id'], name=op.f('fk_request_package_recordings_recording_id_recordings')),
+    sa.PrimaryKeyConstraint('package_id', 'recording_id', name=op.f('pk_request_package_recordings'))
+    )
+    with op.batch_alter_table('request_package_recordings', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_request_package_recordings_recording_id'), ['recording_id'], unique=False)
+
     # ### end Alembic commands ###
     if op.get_context().dialect.name == "postgresql":
         # Controllers and subjects name each other; SQLite takes the forward reference inline.
@@ -620,6 +727,10 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         op.drop_constraint("fk_controllers_subject_id_subjects", "controllers", type_="foreignkey")
     # ### commands auto generated by Alembic - please adjust! ###
+    with op.batch_alter_table('request_package_recordings', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_request_package_recordings_recording_id'))
+
+    op.drop_table('request_package_recordings')
     with op.batch_alter_table('listens', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_listens_recording_id'))
         batch_op.drop_index('ix_listens_open')
@@ -632,6 +743,16 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_restrictions_customer_id'))
 
     op.drop_table('restrictions')
+    with op.batch_alter_table('request_packages', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_request_packages_request_id'))
+        batch_op.drop_index('ix_request_packages_expiry')
+
+    op.drop_table('request_packages')
+    op.drop_table('request_notices')
+    with op.batch_alter_table('request_items', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_request_items_recording_id'))
+
+    op.drop_table('request_items')
     with op.batch_alter_table('recording_tags', schema=None) as batch_op:
         batch_op.drop_index('ix_recording_tags_tag')
 
@@ -688,6 +809,12 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_role_grants_account_id'))
 
     op.drop_table('role_grants')
+    with op.batch_alter_table('requests', schema=None) as batch_op:
+        batch_op.drop_index('ix_requests_listing')
+        batch_op.drop_index('ix_requests_due')
+        batch_op.drop_index(batch_op.f('ix_requests_customer_id'))
+
+    op.drop_table('requests')
     with op.batch_alter_table('recordings', schema=None) as batch_op:
         batch_op.drop_index('ix_recordings_sweep')
         batch_op.drop_index(batch_op.f('ix_recordings_subject_id'))
