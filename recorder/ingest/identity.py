@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from typing import Any
@@ -38,10 +37,15 @@ def idempotency_digest(keyring: Keyring, controller_id: uuid.UUID, source_id: uu
     return blind_index(keyring, controller_id, "idempotency", f"{source_id}\x00{key}")
 
 
-def payload_digest(document: dict[str, Any], sha256: bytes) -> bytes:
-    """Digest of what an Idempotency-Key stands for: metadata without estimates, and the audio's digest."""
+def payload_digest(
+    keyring: Keyring, controller_id: uuid.UUID, document: dict[str, Any], sha256: bytes
+) -> bytes:
+    """Digest of what an Idempotency-Key stands for: metadata without estimates, and the audio's digest.
+
+    Keyed, because the metadata holds numbers: who reads the database could find them by trying all there are.
+    """
     skip = set(document.get("_estimated", ()))
     told = {n: v for n, v in document.items() if not n.startswith("_") and n not in skip}
     # Sorted keys are canonical enough: only this program compares, and RFC 8785 refuses large integers.
-    canonical = json.dumps(told, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(canonical + b"\x00" + sha256).digest()
+    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return blind_index(keyring, controller_id, "payload", f"{sha256.hex()}\x00{canonical}")

@@ -182,7 +182,7 @@ class Intake:
         arrival = self._arrival(request, body, admitted)
         await arrival.begin()
         if claim is not None and claim.payload is not None:
-            return await self._replay(request, arrival, claim)
+            return await self._replay(request, arrival, claim, admitted)
         written = await services.vault.write(arrival.kept(), role="original", size=arrival.kept_size_known)
         keep = False
         try:
@@ -231,7 +231,7 @@ class Intake:
             row, kind = first, OutcomeKind.REPEATED
             told = await self._compare(session, delivery, first)
         if claim is not None:
-            await idempotency.settle(session, claim, delivery.payload, row.id, now=now)
+            await idempotency.settle(session, claim, delivery.payload(services.keyring), row.id, now=now)
         outcome = await outcome_of(session, services, row, kind, differences=told)
         return _Settled(kind, outcome, keep_object=first is None)
 
@@ -258,10 +258,18 @@ class Intake:
         self._audit(session, delivery, "recording.repeated", str(first.id), "ok", {"differs": list(told)})
         return told
 
-    async def _replay(self, request: IngestRequest, arrival: Arrival, claim: idempotency.Claim) -> Outcome:
+    async def _replay(
+        self, request: IngestRequest, arrival: Arrival, claim: idempotency.Claim, admitted: Admitted
+    ) -> Outcome:
         """A key that is settled: the same payload gets the first answer, another is refused."""
         await arrival.drain()
-        if payload_digest(request.sealed_document(), arrival.received_sha256) != claim.payload:
+        payload = payload_digest(
+            self._services.keyring,
+            admitted.controller.id,
+            request.sealed_document(),
+            arrival.received_sha256,
+        )
+        if payload != claim.payload:
             raise InvalidInput(
                 "the Idempotency-Key was used for another payload; use a new one",
                 fields=[FieldError("Idempotency-Key", "was used for another payload")],

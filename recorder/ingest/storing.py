@@ -106,10 +106,11 @@ class Delivery:
         """What must not change hands while the rows are written."""
         return (self.plain_identity, self.call_identity, *self.keys.digests)
 
-    @property
-    def payload(self) -> bytes:
+    def payload(self, keyring: Keyring) -> bytes:
         """What an Idempotency-Key of this delivery stands for."""
-        return payload_digest(self.request.sealed_document(), self.received_sha256)
+        return payload_digest(
+            keyring, self.admitted.controller.id, self.request.sealed_document(), self.received_sha256
+        )
 
 
 def customer_keys(keyring: Keyring, request: IngestRequest, admitted: Admitted) -> MatchKeys:

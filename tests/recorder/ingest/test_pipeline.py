@@ -47,6 +47,7 @@ from recorder.errors import (
 )
 from recorder.ingest import receipts
 from recorder.ingest.digests import DigestCheck
+from recorder.ingest.identity import payload_digest
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
 from recorder.ingest.storing import stored_document
@@ -54,6 +55,7 @@ from recorder.playback.objects import stored_object
 from recorder.services import Services
 from recorder.settings import Settings
 from storage.errors import StoreUnavailable
+from storage.keyrings.memory import MemoryKeyring
 from storage.memory import MemoryStore
 from storage.vault import Vault
 from tests.recorder.ingest.conftest import body, make_source, principal_of, request
@@ -428,6 +430,22 @@ async def test_idempotency_keys(intake: Intake, services: Services, source: Sour
     )
     assert done.kind is OutcomeKind.CREATED
     assert len(await keys(services)) == 2
+
+
+async def test_what_an_idempotency_key_stood_for_cannot_be_guessed_without_the_keyring(
+    intake: Intake, services: Services, source: Source, wav: bytes
+) -> None:
+    asked = request(idempotency_key="k1", caller="+358401234567")
+    await push(intake, source, asked, wav)
+    [row] = await rows(services, IdempotencyKey)
+    told = json.dumps(asked.metadata.document(), sort_keys=True, separators=(",", ":")).encode()
+    digest = hashlib.sha256(wav).digest()
+    guesses = {hashlib.sha256(told + b"\x00" + digest).digest(), hashlib.sha256(digest + told).digest()}
+    assert row.payload is not None
+    assert row.payload not in guesses
+    elsewhere = payload_digest(MemoryKeyring(), source.controller_id, asked.sealed_document(), digest)
+    ours = payload_digest(services.keyring, source.controller_id, asked.sealed_document(), digest)
+    assert row.payload == ours != elsewhere
 
 
 async def test_the_customer_is_found_by_number_then_phone(
