@@ -77,9 +77,9 @@ async def all_read_back(api: Api, ids: dict[Path, str]) -> None:
 
 def seconds_of(audio: bytes) -> float:
     """How long it plays, by decoding it."""
-    with av.open(io.BytesIO(audio)) as container:
+    with av.open(io.BytesIO(audio), "r") as container:
         frames = list(container.decode(audio=0))
-    return sum(frame.samples / frame.sample_rate for frame in frames)
+    return float(sum(frame.samples / frame.sample_rate for frame in frames))
 
 
 async def played(api: Api, path: Path, recording: str) -> None:
