@@ -352,8 +352,8 @@ def _refuse_lost_card_spans(pairs: Iterable[QueryPair], metadata: RecordingMetad
         InvalidInput: the sender names more spans of card data than were understood.
     """
     named = sum(value.count(CARD_SECURITY) for name, value in pairs if name in _MAY_NAME_SPANS)
-    parts = (*metadata.muted, *metadata.service_events)
-    if named > sum(part.reason == CARD_SECURITY for part in parts):
+    reasons = [*(s.reason for s in metadata.muted), *(e.reason for e in metadata.service_events)]
+    if named > reasons.count(CARD_SECURITY):
         field = FieldError("muted", "give a JSON list of {from, to, reason}, once, with from before to")
         raise InvalidInput(
             f"the spans of card data cannot be read, so nothing was kept; {field.path}: {field.message}",
