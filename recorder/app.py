@@ -22,6 +22,7 @@ from recorder.api import (
     openapi,
     playback,
     recordings,
+    redactions,
     sources,
     system,
 )
@@ -47,6 +48,7 @@ ROUTES: tuple[Route, ...] = (
     *system.ROUTES,
     *ingest.ROUTES,
     *recordings.ROUTES,
+    *redactions.ROUTES,
     *playback.ROUTES,
     *customers.ROUTES,
     *disposition.ROUTES,

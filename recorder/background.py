@@ -14,7 +14,9 @@ import sqlalchemy as sa
 
 from recorder.audit.log import Sequencer
 from recorder.catalogue.tables import Job
+from recorder.disposition.redaction import destroy_original
 from recorder.disposition.sweeping import overdue
+from recorder.errors import Conflict, Erased
 from recorder.ingest.probe import check_media
 from recorder.jobs.chores import standard_chores
 from recorder.jobs.clockwork import Chore, Clockwork
@@ -73,7 +75,15 @@ class Background:
             except MediaError as error:
                 raise GiveUp(error.message) from error
 
-        return {"media_check": media_check, "rendition": rendition, "peaks": peaks}
+        async def redaction(recording_id: uuid.UUID, _payload: Mapping[str, Any]) -> None:
+            try:
+                await destroy_original(services, recording_id)
+            except Erased:
+                return  # it went altogether meanwhile
+            except Conflict as error:
+                raise GiveUp(error.message) from error
+
+        return {"media_check": media_check, "rendition": rendition, "peaks": peaks, "redaction": redaction}
 
     async def _gauges(self) -> None:
         metrics = self._services.metrics

@@ -12,6 +12,7 @@ from recorder.commands import (
     erasure,
     keys,
     push,
+    redact,
     schedules,
     service,
     sources,
@@ -47,6 +48,7 @@ for command in (
     schedules.schedule,
     erasure.sweep,
     erasure.erase,
+    redact.redact,
     keys.keys,
     audit.audit,
 ):

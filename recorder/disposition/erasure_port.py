@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder import errors
 from recorder.audit.events import AuditEvent, Detail, record
-from recorder.catalogue.enums import ErasureGround, ObjectRole, RecordingState
+from recorder.catalogue.enums import ErasureGround, RecordingState
 from recorder.catalogue.tables import Certificate, Erasure, ErasureItem, Recording, StoredObjectRow, Tombstone
 from recorder.disposition import erasure_rows as rows
 from recorder.disposition import ledger
@@ -76,6 +76,8 @@ class SqlErasurePort:
             if erasure.step is not None:
                 return int(erasure.detail["to_erase"])
             targets = await rows.lock_targets(session, erasure)
+            if erasure.scope == "original" and (keep := await rows.derivative(session, erasure)) is not None:
+                erasure.detail = {**erasure.detail, "keep": str(keep)}
             outcomes = await self._judge(session, erasure, targets, judge, now)
             for recording in targets:
                 outcome, code, until = outcomes[recording.id]
@@ -123,7 +125,9 @@ class SqlErasurePort:
             verdict = judge(cases[recording.id], str(erasure.ground))
             if verdict.erase and recording.id in shared:
                 outcomes[recording.id] = ("kept", "shared", None)
-            elif verdict.erase and erasure.scope == "original" and not await _derivative(session, recording):
+            elif (
+                verdict.erase and erasure.scope == "original" and not await rows.derivative(session, erasure)
+            ):
                 outcomes[recording.id] = ("kept", "no_derivative", None)
             else:
                 outcomes[recording.id] = ("erased" if verdict.erase else "kept", verdict.code, verdict.until)
@@ -426,23 +430,12 @@ def _audit(session: AsyncSession, erasure: Erasure, action: str, now: datetime, 
     )
 
 
-async def _derivative(session: AsyncSession, recording: Recording) -> bool:
-    query = sa.select(
-        sa.exists().where(
-            StoredObjectRow.recording_id == recording.id,
-            StoredObjectRow.role == ObjectRole.REDACTED,
-            StoredObjectRow.wrapped_key.is_not(None),
-        )
-    )
-    return bool(await session.scalar(query))
-
-
 async def _ledger_item(session: AsyncSession, erasure: Erasure, recording: Recording) -> dict[str, Any]:
     query = sa.select(StoredObjectRow.id, StoredObjectRow.key).where(
         StoredObjectRow.recording_id == recording.id
     )
     if erasure.scope == "original":
-        query = query.where(StoredObjectRow.role != ObjectRole.REDACTED)
+        query = query.where(StoredObjectRow.id != uuid.UUID(erasure.detail["keep"]))
     return {
         "id": str(recording.id),
         "source": str(recording.source_id),

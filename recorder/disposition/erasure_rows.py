@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import JobState, LinkRole, ObjectRole, RecordingState, SubjectKind
 from recorder.catalogue.subjects import add_subject, subject_ref
 from recorder.catalogue.tables import (
@@ -34,6 +35,8 @@ from recorder.catalogue.tables import (
 from recorder.disposition.evaluation import reevaluate
 from recorder.disposition.facts import ALIVE
 from recorder.disposition.rekeying import lock_recordings_of, lock_subject, move_recordings
+from recorder.jobs.queue import enqueue
+from recorder.playback.spans import card_spans
 from recorder.services import Services
 
 GONE = (RecordingState.ERASING, RecordingState.ERASED)
@@ -74,9 +77,26 @@ async def objects(session: AsyncSession, erasure: Erasure) -> list[StoredObjectR
     for start in range(0, len(ids), 400):
         query = sa.select(StoredObjectRow).where(StoredObjectRow.recording_id.in_(ids[start : start + 400]))
         if erasure.scope == "original":
-            query = query.where(StoredObjectRow.role != ObjectRole.REDACTED)
+            query = query.where(StoredObjectRow.id != uuid.UUID(erasure.detail["keep"]))
         found += await session.scalars(query.order_by(StoredObjectRow.id))
     return found
+
+
+async def derivative(session: AsyncSession, erasure: Erasure) -> uuid.UUID | None:
+    """The muted copy that takes an original's place: the one made for this erasure, else the newest."""
+    query = (
+        sa.select(StoredObjectRow.id)
+        .where(
+            StoredObjectRow.recording_id == erasure.recording_id,
+            StoredObjectRow.wrapped_key.is_not(None),
+            StoredObjectRow.deleted_at.is_(None),
+        )
+        .order_by(StoredObjectRow.created_at.desc(), StoredObjectRow.id)
+        .limit(1)
+    )
+    if "keep" in erasure.detail:
+        return await session.scalar(query.where(StoredObjectRow.id == uuid.UUID(erasure.detail["keep"])))
+    return await session.scalar(query.where(StoredObjectRow.role == ObjectRole.REDACTED))
 
 
 async def shared_with_others(session: AsyncSession, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
@@ -274,7 +294,7 @@ async def close_recordings(
     gone = [item.recording_id for item in await items(session, erasure, "erased")]
     kept = [item.recording_id for item in await items(session, erasure, "kept")]
     if erasure.scope == "original":
-        await _adopt_redacted(session, services, gone, now)
+        await _adopt_derivative(session, services, erasure, gone, now)
         return
     controller = await session.get_one(Controller, erasure.controller_id)
     values: dict[str, Any] = {
@@ -308,26 +328,42 @@ async def close_recordings(
     await reevaluate(session, services, kept, now)
 
 
-async def _adopt_redacted(
-    session: AsyncSession, services: Services, ids: Sequence[uuid.UUID], now: datetime
+async def _adopt_derivative(
+    session: AsyncSession,
+    services: Services,
+    erasure: Erasure,
+    ids: Sequence[uuid.UUID],
+    now: datetime,
 ) -> None:
-    """The muted derivative takes the original's place."""
+    """The muted derivative takes the original's place; what is played and drawn is made from it anew."""
     for recording in await session.scalars(sa.select(Recording).where(Recording.id.in_(ids))):
-        redacted = (
-            await session.scalars(
-                sa.select(StoredObjectRow)
-                .where(
-                    StoredObjectRow.recording_id == recording.id,
-                    StoredObjectRow.role == ObjectRole.REDACTED,
-                    StoredObjectRow.wrapped_key.is_not(None),
-                )
-                .order_by(StoredObjectRow.created_at.desc())
-                .limit(1)
-            )
-        ).one()
-        recording.received_sha256 = recording.received_sha256 or recording.sha256
-        recording.sha256, recording.size = redacted.sha256, redacted.size
-        recording.card_data_removed = True
-        recording.reasons = [*recording.reasons, "original_destroyed"]
+        kept = await session.get_one(StoredObjectRow, uuid.UUID(erasure.detail["keep"]))
+        if recording.sha256 != kept.sha256:
+            recording.received_sha256 = recording.received_sha256 or recording.sha256
+            recording.sha256, recording.size = kept.sha256, kept.size
+        covered = {(start, end) for start, end in erasure.detail.get("spans", [])}
+        if "spans" in erasure.detail and not covered.issuperset(card_spans(recording.muted)):
+            enqueue(session, "redaction", recording.id, now=now)  # another stretch was declared meanwhile
+        else:
+            recording.card_data_removed = True
+        recording.reasons = [*dict.fromkeys([*recording.reasons, "original_destroyed"])]
+        record(
+            session,
+            AuditEvent(
+                action="recording.original_destroyed",
+                actor="system:erasure",
+                object_type="recording",
+                object_id=str(recording.id),
+                controller_id=recording.controller_id,
+                details={
+                    "erasure": str(erasure.id),
+                    "certificate": None if erasure.certificate_id is None else str(erasure.certificate_id),
+                    "sha256": recording.sha256.hex(),
+                },
+            ),
+            now=now,
+        )
+        for kind in ("rendition", "peaks"):
+            enqueue(session, kind, recording.id, now=now)
     await session.flush()
     await reevaluate(session, services, ids, now)

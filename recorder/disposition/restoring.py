@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.catalogue.enums import ErasureGround, ObjectRole, RecordingState
 from recorder.catalogue.tables import Customer, Recording, StoredObjectRow
@@ -68,10 +69,11 @@ async def replay(services: Services, now: datetime, *, dry_run: bool = False) ->
 async def _forgotten(services: Services, entry: LedgerEntry, recording_id: uuid.UUID) -> bool:
     async with services.database.snapshot() as session:
         if entry.scope == "original":
+            gone = [uuid.UUID(o["id"]) for r in entry.recordings for o in r["objects"]]
             query = sa.select(
                 sa.exists().where(
                     StoredObjectRow.recording_id == recording_id,
-                    StoredObjectRow.role == ObjectRole.ORIGINAL,
+                    StoredObjectRow.id.in_(gone),
                     StoredObjectRow.wrapped_key.is_not(None),
                 )
             )
@@ -89,9 +91,11 @@ async def _customer_lives(services: Services, customer_id: uuid.UUID) -> bool:
 async def _erase_recording(
     services: Services, entry: LedgerEntry, recording_id: uuid.UUID, now: datetime
 ) -> None:
-    scope: Literal["recording", "original"] = "original" if entry.scope == "original" else "recording"
+    scope: Literal["recording", "original"] = "recording"
     try:
         async with services.database.transaction() as session:
+            if entry.scope == "original" and await _has_muted_copy(session, entry, recording_id):
+                scope = "original"
             erasure_id = await erasures.open_recording(
                 session,
                 recording_id,
@@ -115,6 +119,20 @@ async def _erase_customer(
     # What went is gone by now, one by one; what is left of the customer was kept then and is kept now.
     await SqlErasurePort(services).begin(str(erasure_id), _kept_then, now)
     await erasures.run(services, erasure_id)
+
+
+async def _has_muted_copy(session: AsyncSession, entry: LedgerEntry, recording_id: uuid.UUID) -> bool:
+    """Whether something is left to play: a muted copy made after the backup lost its key with its row."""
+    gone = [uuid.UUID(o["id"]) for r in entry.recordings for o in r["objects"]]
+    query = sa.select(
+        sa.exists().where(
+            StoredObjectRow.recording_id == recording_id,
+            StoredObjectRow.role == ObjectRole.REDACTED,
+            StoredObjectRow.id.not_in(gone),
+            StoredObjectRow.wrapped_key.is_not(None),
+        )
+    )
+    return bool(await session.scalar(query))
 
 
 def _as_the_ledger_says(_case: Case, _ground: str) -> Verdict:

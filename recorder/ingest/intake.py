@@ -43,7 +43,7 @@ class Arrival:
         self._metrics = metrics
         self._incoming = self._count(body)
         self._hints = hints_of(request, source_media)
-        self._spans = card_spans(request.metadata.muted)
+        self._spans = card_spans(request.metadata.silences)
         self._received = hashlib.sha256()
         self._received_media: Media = UNKNOWN
         self._head: list[Chunk] = []

@@ -251,7 +251,7 @@ def _recording(
         notice_offset_ms=None if notice is None or notice.offset is None else round(notice.offset * 1000),
         muted=[
             {"from_ms": int(s.from_ * 1000), "to_ms": -int(-s.to * 1000 // 1), "reason": s.reason}
-            for s in metadata.muted
+            for s in metadata.silences
         ],
         channels=[channel.model_dump() for channel in metadata.channels],
         media=arrival.media.document(),

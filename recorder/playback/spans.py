@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["CARD_SECURITY", "Span", "frames_of", "read_spans"]
+__all__ = ["CARD_SECURITY", "Span", "card_spans", "frames_of", "read_spans"]
 
 CARD_SECURITY: Final = "card_security"
 """Card security codes must not remain after authorisation (PCI DSS 3.3.1): for nobody's ears."""
@@ -39,6 +39,12 @@ def read_spans(muted: Iterable[Mapping[str, Any]], *, card_data_removed: bool = 
         elif end is None or end > start:
             spans.append(Span(start, end, reason))
     return tuple(sorted(spans, key=lambda s: (s.start_ms, math.inf if s.end_ms is None else s.end_ms)))
+
+
+def card_spans(muted: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """The stretches with a card security code, in milliseconds, in order."""
+    found = [(s["from_ms"], s["to_ms"]) for s in muted if s.get("reason") == CARD_SECURITY]
+    return sorted(set(found))
 
 
 def _offset(value: object) -> int | None:
