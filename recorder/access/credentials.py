@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
@@ -62,14 +62,16 @@ async def prove(
     Raises:
         Unauthenticated: the password is wrong, or there is no such living account.
         Locked: too many failures for this name.
+        TooMany: too many sign-ins wait already; this one was not counted.
     """
-    await _count_attempt(services, index, account, request_id)
-    living = account is not None and account.disabled_at is None
-    stored = account.password_hash if account is not None and living else None
-    good = await passwords.verify(password, stored)
+    with passwords.TURNS.one():
+        last = await _count_attempt(services, index)
+        living = account is not None and account.disabled_at is None
+        stored = account.password_hash if account is not None and living else None
+        good = await passwords.verify(password, stored)
     if not good:
         reason = "password" if living else ("unknown" if account is None else "disabled")
-        await _refused(services, account, reason, request_id)
+        await _refused(services, account, reason, request_id, locks=last)
         raise Unauthenticated(WRONG)
     rehashed = await passwords.hash_password(password) if stored and passwords.needs_rehash(stored) else None
     async with services.database.transaction() as session:
@@ -82,34 +84,45 @@ async def prove(
             )
 
 
-async def _count_attempt(
-    services: Services, index: bytes, account: Account | None, request_id: str | None
-) -> None:
+async def _count_attempt(services: Services, index: bytes) -> bool:
+    """Count an attempt before it is looked at; return whether the name is locked should it fail.
+
+    What comes while the name is locked is only read and refused, so that it fills neither disk nor log: the
+    log has the attempt that locked.
+
+    Raises:
+        Locked: the name is locked.
+    """
     now = services.clock.now()
     settings = services.settings
     quiet = timedelta(seconds=settings.lockout_seconds)
-    wait = 0
+    async with services.database.snapshot() as session:
+        _refuse_locked(await session.get(LoginFailure, index), now)
     async with services.database.transaction() as session:
         await lock_values(session, [index])
         await session.execute(sa.delete(LoginFailure).where(LoginFailure.last_at < now - _FORGET_FAILURES))
         row = await session.get(LoginFailure, index)
+        _refuse_locked(row, now)
         if row is None:
             row = LoginFailure(username_index=index, failures=0, last_at=now, locked_until=None)
             session.add(row)
-        if row.locked_until is not None and row.locked_until > now:
-            wait = max(1, math.ceil((row.locked_until - now).total_seconds()))
-        else:
-            if row.last_at + quiet <= now:
-                row.failures = 0
-            row.failures += 1
-            row.last_at = now
-            row.locked_until = now + quiet if row.failures >= settings.lockout_failures else None
-    if wait:
-        await _refused(services, account, "locked", request_id)
+        if row.last_at + quiet <= now:
+            row.failures = 0
+        row.failures += 1
+        row.last_at = now
+        row.locked_until = now + quiet if row.failures >= settings.lockout_failures else None
+        return row.locked_until is not None
+
+
+def _refuse_locked(row: LoginFailure | None, now: datetime) -> None:
+    if row is not None and row.locked_until is not None and row.locked_until > now:
+        wait = max(1, math.ceil((row.locked_until - now).total_seconds()))
         raise Locked("too many failed sign-ins; wait and try again", retry_after=wait)
 
 
-async def _refused(services: Services, account: Account | None, reason: str, request_id: str | None) -> None:
+async def _refused(
+    services: Services, account: Account | None, reason: str, request_id: str | None, *, locks: bool
+) -> None:
     async with services.database.transaction() as session:
         event = AuditEvent(
             action="session.refused",
@@ -119,6 +132,6 @@ async def _refused(services: Services, account: Account | None, reason: str, req
             outcome="refused",
             controller_id=None if account is None else account.controller_id,
             request_id=request_id,
-            details={"reason": reason},
+            details={"reason": reason, "locks": locks},
         )
         record(session, event, now=services.clock.now())

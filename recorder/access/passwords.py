@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from recorder.errors import FieldError, InvalidInput
+from recorder.errors import FieldError, InvalidInput, TooMany
 
 R = TypeVar("R")
 MIN_LENGTH: Final = 12
@@ -44,6 +45,34 @@ CURRENT = Parameters(memory_kib=64 * 1024, iterations=3, lanes=4)
 
 # Two at a time: a burst of sign-ins takes at most 128 MiB and leaves the other threads alone.
 _POOL: Final = ThreadPoolExecutor(2, thread_name_prefix="argon2")
+
+
+class Turns:
+    """Places for those whose password is being checked; whoever finds none left comes back later.
+
+    Guesses cost this host more than they cost who sends them, so their queue must have an end.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._left = places
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            TooMany: none is left.
+        """
+        if self._left == 0:
+            raise TooMany("too many sign-ins at once; try again", retry_after=2)
+        self._left -= 1
+        try:
+            yield
+        finally:
+            self._left += 1
+
+
+TURNS: Final = Turns(24)
 
 
 def check_strength(password: str, *, path: str = "/password", unlike: tuple[str, ...] = ()) -> None:

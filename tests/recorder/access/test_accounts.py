@@ -28,7 +28,15 @@ from recorder.access.tokens import authenticate_token, issue_token
 from recorder.catalogue.enums import Role, ScopeKind
 from recorder.catalogue.tables import Account, AuditEntry, Controller, LoginFailure
 from recorder.clock import ManualClock
-from recorder.errors import Conflict, Forbidden, InvalidInput, Locked, NotFound, Unauthenticated
+from recorder.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    Locked,
+    NotFound,
+    TooMany,
+    Unauthenticated,
+)
 from recorder.services import Services
 from tests.recorder.access.conftest import CONSOLE, PASSWORD, MakeAccount
 from tests.recorder.conftest import make_controller
@@ -185,8 +193,28 @@ async def test_repeated_failures_lock_known_and_unknown_names_alike(
     clock.advance(timedelta(seconds=1))
     await authenticate(services, "maija", PASSWORD)
     reasons = [str(e["details"]) for e in await entries(services, "session.refused")]
-    assert sum("locked" in r for r in reasons) == 3
+    # One entry tells that a name was locked; what came during the lock fills neither log nor disk.
+    assert sum("'locks': True" in r for r in reasons) == 2
+    assert len(reasons) == 2 * services.settings.lockout_failures
     assert sum("unknown" in r for r in reasons) == 5
+
+
+async def test_a_flood_of_guesses_finds_the_door_full_and_is_not_counted(
+    services: Services, make_account: MakeAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account_id = await make_account("maija")
+    monkeypatch.setattr(passwords, "TURNS", passwords.Turns(2))
+    with passwords.TURNS.one(), passwords.TURNS.one():
+        for name in ("maija", "nobody.of.us"):
+            with pytest.raises(TooMany) as full:
+                await authenticate(services, name, PASSWORD)
+            assert full.value.retry_after == 2
+    async with services.database.snapshot() as session:
+        assert await session.scalar(sa.select(sa.func.count()).select_from(LoginFailure)) == 0
+    for _ in range(3):
+        with pytest.raises(Unauthenticated):
+            await authenticate(services, "nobody.of.us", PASSWORD)
+    assert await authenticate(services, "maija", PASSWORD) == account_id  # every place was given back
 
 
 async def test_guesses_sent_all_at_once_are_counted_before_they_are_tried(
