@@ -6,6 +6,7 @@ pydantic model (sent as JSON) or a response of its own. It raises ``recorder.err
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -205,7 +206,7 @@ async def parse_body(model: type[M], request: web.Request, *, optional: bool = F
         MalformedInput: it is not JSON.
         InvalidInput: naming each field by JSON pointer.
     """
-    raw = await read_bounded(request, _JSON_LIMIT)
+    raw = await read_bounded(request, _JSON_LIMIT, seconds=request.app[SERVICES].settings.upload_idle_seconds)
     if not raw and optional:
         return model()
     if request.content_type != "application/json" and not request.content_type.endswith("+json"):
@@ -216,21 +217,28 @@ async def parse_body(model: type[M], request: web.Request, *, optional: bool = F
         raise invalid(error) from None
 
 
-async def read_bounded(request: web.Request, limit: int) -> bytes:
+async def read_bounded(request: web.Request, limit: int, *, seconds: float) -> bytes:
     """The whole body, counted as it comes: ``client_max_size`` does not bound ``request.content``.
+
+    Args:
+        limit: most bytes.
+        seconds: in which the whole of it has to be here; a sender that drips holds nothing for longer.
 
     Raises:
         TooLarge: it is longer than the limit, decompressed.
-        MalformedInput: it did not arrive whole.
+        MalformedInput: it did not arrive whole, or not in time.
     """
     parts: list[bytes] = []
     size = 0
     try:
-        async for chunk in request.content.iter_any():
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(f"the body is over {limit} bytes")
-            parts.append(chunk)
+        async with asyncio.timeout(seconds):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"the body is over {limit} bytes")
+                parts.append(chunk)
+    except TimeoutError:
+        raise MalformedInput(f"the body did not arrive within {seconds:g} seconds") from None
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
         raise MalformedInput("the body broke off, or its framing or Content-Encoding is wrong") from None
     return b"".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import uuid
@@ -20,7 +21,7 @@ from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES
 from recorder.api.middleware import check_csrf, route_name
 from recorder.api.problems import kind_of, translate
 from recorder.catalogue.tables import Controller
-from recorder.errors import Erased, Forbidden, NotFound, RecorderError, Unauthenticated
+from recorder.errors import Erased, Forbidden, MalformedInput, NotFound, RecorderError, Unauthenticated
 from recorder.playback import finding
 from recorder.services import Services
 from recorder.web.views import PURPOSES
@@ -163,8 +164,21 @@ def render(template: str, values: Mapping[str, Any], status: int = 200) -> web.R
     )
 
 
+async def read_form(request: web.Request) -> Mapping[str, Any]:
+    """The fields of a form that was posted.
+
+    Raises:
+        MalformedInput: it did not arrive in time; a sender that drips holds nothing for longer.
+    """
+    try:
+        async with asyncio.timeout(request.app[SERVICES].settings.upload_idle_seconds):
+            return await request.post()
+    except TimeoutError:
+        raise MalformedInput("the form did not arrive in time") from None
+
+
 async def _check_form(request: web.Request) -> None:
-    form = await request.post()
+    form = await read_form(request)
     try:
         check_csrf(request, str(form.get("csrf", "")))
     except Forbidden as error:

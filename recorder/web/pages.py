@@ -35,6 +35,7 @@ from recorder.web.frame import (
     local,
     page,
     path_id,
+    read_form,
     render,
 )
 from retention.model import Purpose
@@ -84,7 +85,7 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
     """Check the password, open a session, go on to where the person wanted to be."""
     check_same_site(request)
     services = request.app[SERVICES]
-    form = await request.post()
+    form = await read_form(request)
     onward = local(str(form.get("next", "")))
     username, password = str(form.get("username", ""))[:200], str(form.get("password", ""))[:1000]
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import gzip
 import uuid
 from collections.abc import AsyncIterator
@@ -12,8 +14,11 @@ from typing import Annotated, Any, Literal
 import pytest
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pytest_aiohttp import AiohttpClient
 
-from recorder.api.framework import ApiCall, Route, no_content
+from recorder.api.framework import SERVICES, ApiCall, Route, mount, no_content
+from recorder.api.middleware import add_headers, authenticate, observe, problems
+from recorder.services import Services
 from tests.recorder.api.conftest import Client, MakeToken, Serve, sqlite_url
 
 PERSONAL = "Matti-Meikäläinen-0401234567"
@@ -134,6 +139,24 @@ async def test_a_body_arrives_validated(client: Client) -> None:
     answer = await client.post("/api/v1/body", json={"name": "x", "people": [{"number": "1"}]})
     assert answer.status == 201
     assert (await answer.json())["body"]["people"] == [{"number": "1"}]
+
+
+async def test_a_body_that_drips_is_given_up(services: Services, aiohttp_client: AiohttpClient) -> None:
+    hasty = services.settings.model_copy(update={"upload_idle_seconds": 0.05})
+    app = web.Application(middlewares=[observe, problems, authenticate])
+    app[SERVICES] = dataclasses.replace(services, settings=hasty)
+    app.on_response_prepare.append(add_headers)
+    mount(app, ROUTES)
+    client = await aiohttp_client(app)
+    never = asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield b"{"
+        await never.wait()
+
+    answer = await client.post("/api/v1/body", data=dripping(), headers={"Content-Type": "application/json"})
+    body = await problem(answer, 400, "malformed-input")
+    assert "within 0.05 seconds" in body["detail"]
 
 
 @pytest.mark.parametrize(
