@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from recorder.commands import (
@@ -57,4 +59,5 @@ for command in (
 
 def main() -> None:
     """Entry point of the console script."""
+    os.umask(0o077)  # whatever is made on disk (catalogue, objects, logs) is its owner's alone
     cli.main(prog_name="recorder")
