@@ -131,6 +131,11 @@ class SqlErasurePort:
                 outcomes[recording.id] = ("kept", "no_derivative", None)
             else:
                 outcomes[recording.id] = ("erased" if verdict.erase else "kept", verdict.code, verdict.until)
+        for recording in targets:
+            # Conflicting bytes of a recording that must stay stay beside it, until the same ground falls.
+            first = None if recording.conflict_of is None else outcomes.get(recording.conflict_of)
+            if first is not None and first[0] == "kept":
+                outcomes[recording.id] = first
         return outcomes
 
     @_translated()

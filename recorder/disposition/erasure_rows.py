@@ -9,9 +9,17 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from recorder.audit.events import AuditEvent, record
-from recorder.catalogue.enums import JobState, LinkRole, ObjectRole, RecordingState, SubjectKind
+from recorder.catalogue.enums import (
+    ErasureGround,
+    JobState,
+    LinkRole,
+    ObjectRole,
+    RecordingState,
+    SubjectKind,
+)
 from recorder.catalogue.subjects import add_subject, subject_ref
 from recorder.catalogue.tables import (
     BlindIndex,
@@ -40,12 +48,15 @@ from recorder.playback.spans import card_spans
 from recorder.services import Services
 
 GONE = (RecordingState.ERASING, RecordingState.ERASED)
+# Grounds that are about a person and not about a date, which every copy has of its own.
+_BY_PERSON = (ErasureGround.REQUEST, ErasureGround.RELATIONSHIP_ENDED, ErasureGround.COURT_ORDER)
 
 
 async def lock_targets(session: AsyncSession, erasure: Erasure) -> list[Recording]:
     """The living recordings in an erasure's scope, locked against holds, in id order.
 
-    The controller is locked first (against a schedule being activated), then the customer.
+    The controller is locked first (against a schedule being activated), then the customer. What a person asks
+    to have erased goes with the other bytes that came under the same name and lie in quarantine.
     """
     await session.execute(
         sa.select(Controller.id).where(Controller.id == erasure.controller_id).with_for_update(read=True)
@@ -55,11 +66,27 @@ async def lock_targets(session: AsyncSession, erasure: Erasure) -> list[Recordin
         await session.execute(
             sa.select(Customer.id).where(Customer.id == erasure.customer_id).with_for_update()
         )
-        query = query.where(Recording.customer_id == erasure.customer_id)
+        meant = Recording.customer_id == erasure.customer_id
     else:
-        query = query.where(Recording.id == erasure.recording_id)
-    query = query.order_by(Recording.id).with_for_update().execution_options(populate_existing=True)
+        meant = Recording.id == erasure.recording_id
+    if erasure.scope != "original" and erasure.ground in _BY_PERSON:
+        meant = sa.or_(meant, _conflicting(erasure))
+    query = (
+        query.where(meant).order_by(Recording.id).with_for_update().execution_options(populate_existing=True)
+    )
     return list(await session.scalars(query))
+
+
+def _conflicting(erasure: Erasure) -> sa.ColumnElement[bool]:
+    """Copies kept aside of what is meant, unless they are linked to somebody else."""
+    first = aliased(Recording)
+    return sa.exists().where(
+        first.id == Recording.conflict_of,
+        first.id == erasure.recording_id
+        if erasure.customer_id is None
+        else first.customer_id == erasure.customer_id,
+        sa.or_(Recording.customer_id.is_(None), Recording.customer_id == first.customer_id),
+    )
 
 
 async def items(session: AsyncSession, erasure: Erasure, outcome: str | None = None) -> list[ErasureItem]:
@@ -172,6 +199,10 @@ async def destroy(session: AsyncSession, services: Services, erasure: Erasure, n
     by_recording: dict[uuid.UUID, list[dict[str, Any]]] = {}
     for row in in_scope:
         row.wrapped_key = None
+        if (
+            erasure.scope != "original"
+        ):  # whose digest the receipt names; else nothing is left to compare with
+            row.sha256 = b""
         by_recording.setdefault(row.recording_id, []).append({"id": str(row.id), "role": str(row.role)})
     for item in await items(session, erasure, "erased"):
         known = {o["id"]: o for o in item.detail.get("objects", [])}
@@ -186,8 +217,8 @@ async def destroy(session: AsyncSession, services: Services, erasure: Erasure, n
         if erasure.customer_id is not None:
             await move_kept(session, services, erasure, now)
             destroyed.append(await _destroy_customer(session, erasure.customer_id, now))
-        else:
-            destroyed += await _destroy_or_owe(session, gone, now)
+        # After the customer's own: what was kept aside hangs on a subject of its own.
+        destroyed += await _destroy_or_owe(session, gone, now)
     detail = dict(erasure.detail)
     detail["subject_keys"] = [
         *detail.get("subject_keys", []),
@@ -227,6 +258,7 @@ async def _strip(session: AsyncSession, ids: Sequence[uuid.UUID]) -> None:
                 sha256=b"",
                 size=0,
                 received_sha256=None,
+                received_size=None,
             )
         )
 

@@ -275,6 +275,52 @@ async def test_one_recording_of_a_living_customer_goes_and_the_subject_is_owed_a
         await erasures.erase_recording(world.services, gone_id, requested_by="os:test", now=world.now)
 
 
+async def kept_aside(world: World, first: uuid.UUID, customer_id: uuid.UUID | None = None) -> uuid.UUID:
+    """Other bytes that came under the name of a recording."""
+    recording_id = await world.recording(customer_id)
+    async with world.services.database.transaction() as session:
+        await session.execute(
+            sa.update(Recording)
+            .where(Recording.id == recording_id)
+            .values(conflict_of=first, state=enums.RecordingState.QUARANTINED)
+        )
+    return recording_id
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_conflicting_bytes_in_quarantine_go_with_the_call(world: World, whole: bool) -> None:
+    customer_id, other = await world.customer(last_contact=world.now), await world.customer()
+    first = await world.recording(customer_id)
+    aside, theirs = await kept_aside(world, first), await kept_aside(world, first, other)
+    objects = await world.stored(aside)
+    subject_id = (await world.get(aside)).subject_id
+    if whole:
+        result = await erase(world, customer_id)
+    else:
+        result = await erasures.erase_recording(world.services, first, requested_by="os:test", now=world.now)
+    assert {r: o["outcome"] for r, o in result.outcomes.items()} == {
+        str(first): "erased",
+        str(aside): "erased",
+    }
+    for obj in objects:
+        assert [v async for v in world.services.store.versions(obj.key)] == []
+    subject = await one(world, sa.select(Subject).where(Subject.id == subject_id))
+    assert (subject.wrapped_key, subject.destroyed_at) == (None, world.now)
+    assert (await world.get(theirs)).state is enums.RecordingState.QUARANTINED
+    digests = sa.select(StoredObjectRow.sha256).where(StoredObjectRow.recording_id.in_([first, aside]))
+    assert set(await rows(world, digests)) == {b""}
+
+
+async def test_conflicting_bytes_stay_beside_a_recording_that_is_held(world: World) -> None:
+    first = await world.recording()
+    aside = await kept_aside(world, first)
+    await hold(world, recording_id=first)
+    result = await erasures.erase_recording(world.services, first, requested_by="os:test", now=world.now)
+    assert {r: o["code"] for r, o in result.outcomes.items()} == {str(first): "hold", str(aside): "hold"}
+    assert not result.erased
+    assert (await world.get(aside)).state is enums.RecordingState.QUARANTINED
+
+
 async def test_an_unlinked_callers_key_goes_with_the_last_recording(world: World) -> None:
     recording_id = await world.recording()
     subject_id = (await world.get(recording_id)).subject_id
