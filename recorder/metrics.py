@@ -49,6 +49,26 @@ class Metrics:
             "Erasures begun more than a day ago and not finished. Should be zero.",
             registry=self.registry,
         )
+        self.matter_reviews = Gauge(
+            "recorder_matter_reviews_due",
+            "Open matters whose review date has come.",
+            registry=self.registry,
+        )
+        self.findings = Gauge(
+            "recorder_findings_open",
+            "Differences of store and catalogue that wait for a person. Should be zero.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.scrubbed = Counter(
+            "recorder_scrubbed_objects_total", "Objects re-read and verified.", registry=self.registry
+        )
+        self.requests_due = Gauge(
+            "recorder_rights_requests_open",
+            "Data subjects' requests whose answer is owed, by urgency. Alarm when overdue is above zero.",
+            ["urgency"],
+            registry=self.registry,
+        )
         self.jobs = Gauge(
             "recorder_jobs", "Background work by kind and state.", ["kind", "state"], registry=self.registry
         )

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from recorder.access.approvals import ApprovalView
 from recorder.api.framework import ApiCall, Route, json_response
+from recorder.catalogue.enums import Direction, LawfulBasis
 from recorder.catalogue.tables import Hold, Restriction, ScheduleVersion
 from recorder.disposition import desk
 from recorder.disposition.desk import MatterView, NewMatter
@@ -18,6 +19,12 @@ from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
 
 _CLEAN: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+Custodians = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200, pattern=_CLEAN)]], Field(max_length=50)
+]
+Codes = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=100, pattern=_CLEAN)]], Field(max_length=100)
+]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$", max_length=64)]
 
 
@@ -46,6 +53,15 @@ class MatterBody(_Model):
     review_on: AwareDatetime = Field(description="when somebody looks whether it is still needed")
     title: Annotated[str, Field(max_length=200, pattern=_CLEAN)] = ""
     notes: Annotated[str, Field(max_length=10_000, pattern=_CLEAN)] = ""
+    custodians: Custodians = []
+
+
+class MatterChange(_Model):
+    """What is to be changed of a matter; what is left out stays."""
+
+    review_on: AwareDatetime | None = None
+    notes: Annotated[str, Field(max_length=10_000, pattern=_CLEAN)] | None = None
+    custodians: Custodians | None = None
 
 
 class _Target(_Model):
@@ -59,8 +75,34 @@ class _Target(_Model):
         return self
 
 
-class HoldBody(_Target):
-    """What is held: one recording, or all of a customer's, those still to come included."""
+class HoldQueryBody(_Model):
+    """Which calls: every given field must match, a list by any of its values; at least one is given."""
+
+    queue: Codes = []
+    agent: Codes = []
+    tag: Codes = []
+    source: Codes = []
+    service_event: Codes = []
+    direction: list[Direction] = []
+    basis: list[LawfulBasis] = []
+    started_from: AwareDatetime | None = Field(None, description="calls that began then or later")
+    started_before: AwareDatetime | None = None
+    duration_at_least: Annotated[float, Field(ge=0, le=172_800)] | None = Field(None, description="seconds")
+    duration_less_than: Annotated[float, Field(gt=0, le=172_800)] | None = None
+
+
+class HoldBody(_Model):
+    """What is held: one recording, a customer's, or what matches a query; those still to come included."""
+
+    recording: uuid.UUID | None = None
+    customer: uuid.UUID | None = None
+    query: HoldQueryBody | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> HoldBody:
+        if sum(target is not None for target in (self.recording, self.customer, self.query)) != 1:
+            raise ValueError("name either a recording, a customer or a query")
+        return self
 
 
 class RestrictionBody(_Target):
@@ -76,6 +118,7 @@ class HoldAnswer(BaseModel):
     matter: uuid.UUID
     recording: uuid.UUID | None
     customer: uuid.UUID | None
+    query: dict[str, Any] | None
     placed_at: datetime
     placed_by: str
     released_at: datetime | None
@@ -89,10 +132,12 @@ class MatterAnswer(BaseModel):
     reference: str
     ground: str
     review_on: datetime
+    review_due: bool = Field(description="the review date has come, and the matter is open")
     opened_at: datetime
     closed_at: datetime | None
     title: str
     notes: str
+    custodians: list[str]
     holds: list[HoldAnswer]
 
 
@@ -159,32 +204,47 @@ async def list_matters(call: ApiCall) -> MatterList:
         controller_of(call.principal, call.query.controller),
         request_id=call.request_id,
     )
-    return MatterList(items=[_matter(view) for view in found])
+    return MatterList(items=[_matter(view, call) for view in found])
 
 
 async def open_matter(call: ApiCall) -> MatterAnswer:
     """POST /api/v1/matters."""
     body: MatterBody = call.body
-    new = NewMatter(body.reference, body.ground, body.review_on, body.title, body.notes)
+    new = NewMatter(
+        body.reference, body.ground, body.review_on, body.title, body.notes, tuple(body.custodians)
+    )
     controller_id = controller_of(call.principal, body.controller)
     view = await desk.open_matter(
         call.services, call.principal, controller_id, new, request_id=call.request_id
     )
-    return _matter(view)
+    return _matter(view, call)
+
+
+async def amend_matter(call: ApiCall) -> MatterAnswer:
+    """PATCH /api/v1/matters/{id}."""
+    body: MatterChange = call.body
+    view = await desk.amend_matter(
+        call.services,
+        call.principal,
+        call.uuid("id"),
+        review_on=body.review_on,
+        notes=body.notes,
+        custodians=body.custodians,
+        request_id=call.request_id,
+    )
+    return _matter(view, call)
 
 
 async def get_matter(call: ApiCall) -> MatterAnswer:
     """GET /api/v1/matters/{id}."""
-    return _matter(
-        await desk.get_matter(call.services, call.principal, call.uuid("id"), request_id=call.request_id)
-    )
+    view = await desk.get_matter(call.services, call.principal, call.uuid("id"), request_id=call.request_id)
+    return _matter(view, call)
 
 
 async def close_matter(call: ApiCall) -> MatterAnswer:
     """POST /api/v1/matters/{id}/close."""
-    return _matter(
-        await desk.close_matter(call.services, call.principal, call.uuid("id"), request_id=call.request_id)
-    )
+    view = await desk.close_matter(call.services, call.principal, call.uuid("id"), request_id=call.request_id)
+    return _matter(view, call)
 
 
 async def place_hold(call: ApiCall) -> HoldAnswer:
@@ -196,6 +256,7 @@ async def place_hold(call: ApiCall) -> HoldAnswer:
         call.uuid("id"),
         recording_id=body.recording,
         customer_id=body.customer,
+        query=None if body.query is None else body.query.model_dump(mode="json", exclude_defaults=True),
         request_id=call.request_id,
     )
     return _hold(hold)
@@ -277,17 +338,19 @@ async def get_certificate(call: ApiCall) -> CertificateAnswer:
     )
 
 
-def _matter(view: MatterView) -> MatterAnswer:
+def _matter(view: MatterView, call: ApiCall) -> MatterAnswer:
     matter = view.matter
     return MatterAnswer(
         id=matter.id,
         reference=matter.reference,
         ground=matter.ground,
         review_on=matter.review_on,
+        review_due=matter.closed_at is None and matter.review_on <= call.services.clock.now(),
         opened_at=matter.opened_at,
         closed_at=matter.closed_at,
         title=view.title,
         notes=view.notes,
+        custodians=list(view.custodians),
         holds=[_hold(hold) for hold in view.holds],
     )
 
@@ -298,6 +361,7 @@ def _hold(hold: Hold) -> HoldAnswer:
         matter=hold.matter_id,
         recording=hold.recording_id,
         customer=hold.customer_id,
+        query=hold.query,
         placed_at=hold.placed_at,
         placed_by=hold.placed_by,
         released_at=hold.released_at,
@@ -361,6 +425,16 @@ ROUTES: tuple[Route, ...] = (
         raises=_ONE,
     ),
     Route(
+        "PATCH",
+        "/api/v1/matters/{id}",
+        amend_matter,
+        summary="Set another review date, notes or custodians",
+        tag=_TAG,
+        body=MatterChange,
+        answer=MatterAnswer,
+        raises=(*_ONE, Conflict, InvalidInput),
+    ),
+    Route(
         "POST",
         "/api/v1/matters/{id}/close",
         close_matter,
@@ -373,7 +447,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/api/v1/matters/{id}/holds",
         place_hold,
-        summary="Hold a recording, or all of a customer's",
+        summary="Hold a recording, all of a customer's, or all that matches a query",
         tag=_TAG,
         body=HoldBody,
         answer=HoldAnswer,

@@ -18,7 +18,7 @@ CONTACT_NOTE: Final = "contact.note"
 """``contacts.sealed``: ``{note, reference}``."""
 
 MATTER_RECORD: Final = "matter.record"
-"""``matters.sealed``: ``{title, notes}``, under the controller's subject."""
+"""``matters.sealed``: ``{title, notes, custodians}``, under the controller's subject."""
 
 REQUEST_RECORD: Final = "request.record"
 """``requests.sealed``: ``{name, contact, message, note}`` of the person who asks, under the request's own

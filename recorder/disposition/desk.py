@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -39,6 +40,7 @@ class MatterView:
     matter: Matter
     title: str
     notes: str
+    custodians: Sequence[str]
     holds: Sequence[Hold]
 
 
@@ -48,7 +50,8 @@ class NewMatter:
 
     Attributes:
         review_on: when somebody looks whether it is still needed.
-        title: may be personal; sealed, as are notes.
+        title: may be personal; sealed, as are notes and custodians.
+        custodians: who keeps what the matter needs, and answers for it.
     """
 
     reference: str
@@ -56,6 +59,7 @@ class NewMatter:
     review_on: datetime
     title: str = ""
     notes: str = ""
+    custodians: Sequence[str] = ()
 
 
 async def open_matter(
@@ -80,11 +84,12 @@ async def open_matter(
             review_on=new.review_on,
             title=new.title,
             notes=new.notes,
+            custodians=new.custodians,
             actor=principal.actor,
             now=services.clock.now(),
             request_id=request_id,
         )
-    return MatterView(matter, new.title, new.notes, ())
+    return MatterView(matter, new.title, new.notes, new.custodians, ())
 
 
 async def list_matters(
@@ -112,7 +117,7 @@ async def list_matters(
         views = []
         for matter in matters:
             words = await holds.read_matter(session, services, matter)
-            views.append(MatterView(matter, words["title"], words["notes"], by_matter.get(matter.id, [])))
+            views.append(_view(matter, words, by_matter.get(matter.id, [])))
         return views
 
 
@@ -130,7 +135,44 @@ async def get_matter(
         matter = await holds.get_matter(session, matter_id)
         words = await holds.read_matter(session, services, matter)
         query = sa.select(Hold).where(Hold.matter_id == matter_id).order_by(Hold.placed_at, Hold.id)
-        return MatterView(matter, words["title"], words["notes"], list(await session.scalars(query)))
+        return _view(matter, words, list(await session.scalars(query)))
+
+
+def _view(matter: Matter, words: dict[str, Any], found: Sequence[Hold]) -> MatterView:
+    return MatterView(matter, words["title"], words["notes"], tuple(words["custodians"]), found)
+
+
+async def amend_matter(
+    services: Services,
+    principal: Principal,
+    matter_id: uuid.UUID,
+    *,
+    review_on: datetime | None,
+    notes: str | None,
+    custodians: Sequence[str] | None,
+    request_id: str,
+) -> MatterView:
+    """Set another review date, other notes or custodians; what is None stays.
+
+    Raises:
+        NotFound, Forbidden: as for :func:`get_matter`.
+        Conflict: the matter is closed.
+    """
+    await _permit_matter(services, principal, matter_id, request_id)
+    async with services.database.transaction() as session:
+        matter = await holds.get_matter(session, matter_id, lock=True)
+        await holds.amend_matter(
+            session,
+            services,
+            matter,
+            review_on=review_on,
+            notes=notes,
+            custodians=custodians,
+            actor=principal.actor,
+            now=services.clock.now(),
+            request_id=request_id,
+        )
+    return await get_matter(services, principal, matter_id, request_id=request_id)
 
 
 async def close_matter(
@@ -158,9 +200,10 @@ async def place_hold(
     *,
     recording_id: uuid.UUID | None,
     customer_id: uuid.UUID | None,
+    query: Mapping[str, Any] | None = None,
     request_id: str,
 ) -> Hold:
-    """Hold a recording, or all of a customer's.
+    """Hold a recording, all of a customer's, or all that matches a query.
 
     Raises:
         NotFound, Forbidden: as for :func:`get_matter`; also no such target there.
@@ -177,6 +220,7 @@ async def place_hold(
             matter,
             recording_id=recording_id,
             customer_id=customer_id,
+            query=query,
             actor=principal.actor,
             now=services.clock.now(),
             request_id=request_id,

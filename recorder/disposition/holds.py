@@ -7,10 +7,11 @@ decides, the store is a second lock against deletion from outside.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,10 +30,13 @@ from recorder.catalogue.tables import (
     StoredObjectRow,
     Subject,
 )
+from recorder.disposition import hold_queries
 from recorder.disposition.evaluation import recordings_of, reevaluate
-from recorder.disposition.facts import ALIVE
+from recorder.disposition.facts import ALIVE, CHUNK
 from recorder.errors import Conflict, Erased, InvalidInput, NotFound
 from recorder.services import Services
+from retention.holds import review_is_due
+from retention.periods import local_day, zone_of
 from storage.errors import ObjectMissing, Unsupported
 
 MATTER_GROUNDS: Final = ("legal_claims", "authority_request", "legal_obligation")
@@ -52,11 +56,12 @@ async def open_matter(
     review_on: datetime,
     title: str = "",
     notes: str = "",
+    custodians: Sequence[str] = (),
     actor: str,
     now: datetime,
     request_id: str | None = None,
 ) -> Matter:
-    """Open a matter. Title and notes may be personal and are sealed under the controller's key.
+    """Open a matter. Title, notes and custodians are personal: sealed under the controller's key.
 
     Raises:
         InvalidInput: the ground is not one of ``MATTER_GROUNDS``.
@@ -66,9 +71,9 @@ async def open_matter(
         raise InvalidInput(f"ground is one of {', '.join(MATTER_GROUNDS)}")
     matter_id = uuid.uuid4()
     sealed = None
-    if title or notes:
+    if title or notes or custodians:
         subject = await _controller_subject(session, controller_id)
-        value = {"title": title, "notes": notes}
+        value = {"title": title, "notes": notes, "custodians": list(custodians)}
         sealed = seal_json(services.keyring, subject, MATTER_RECORD, matter_id, value)
     matter = Matter(
         id=matter_id,
@@ -86,12 +91,73 @@ async def open_matter(
     return matter
 
 
-async def read_matter(session: AsyncSession, services: Services, matter: Matter) -> dict[str, str]:
-    """Title and notes of a matter."""
+async def read_matter(session: AsyncSession, services: Services, matter: Matter) -> dict[str, Any]:
+    """Title, notes and custodians of a matter."""
+    empty: dict[str, Any] = {"title": "", "notes": "", "custodians": []}
     if matter.sealed is None:
-        return {"title": "", "notes": ""}
+        return empty
     subject = await _controller_subject(session, matter.controller_id)
-    return dict(open_json(services.keyring, subject, MATTER_RECORD, matter.id, matter.sealed))
+    return {**empty, **open_json(services.keyring, subject, MATTER_RECORD, matter.id, matter.sealed)}
+
+
+async def amend_matter(
+    session: AsyncSession,
+    services: Services,
+    matter: Matter,
+    *,
+    review_on: datetime | None = None,
+    notes: str | None = None,
+    custodians: Sequence[str] | None = None,
+    actor: str,
+    now: datetime,
+    request_id: str | None = None,
+) -> None:
+    """Set another review date, or other notes or custodians; what is None stays.
+
+    Raises:
+        Conflict: the matter is closed.
+    """
+    if matter.closed_at is not None:
+        raise Conflict("the matter is closed", kind="matter-closed")
+    changed = []
+    if review_on is not None:
+        matter.review_on, matter.reminded_at = review_on, None
+        changed.append("review_on")
+    if notes is not None or custodians is not None:
+        value = await read_matter(session, services, matter)
+        given = {"notes": notes, "custodians": None if custodians is None else list(custodians)}
+        value |= {name: new for name, new in given.items() if new is not None}
+        changed += [name for name, new in given.items() if new is not None]
+        subject = await _controller_subject(session, matter.controller_id)
+        matter.sealed = seal_json(services.keyring, subject, MATTER_RECORD, matter.id, value)
+    _audit(session, "matter.amended", matter, actor, now, request_id, changed=changed)
+
+
+async def remind_of_reviews(services: Services, now: datetime) -> int:
+    """Write once into the log that an open matter's review date has come, on the controller's calendar.
+
+    Returns:
+        How many reviews are due and not done, for the metric; those reminded of before included.
+    """
+    query = (
+        sa.select(Matter, Controller.time_zone)
+        .join(Controller, Controller.id == Matter.controller_id)
+        .where(Matter.closed_at.is_(None), Matter.review_on < now + timedelta(days=1))
+    )
+    async with services.database.snapshot() as session:
+        rows = (await session.execute(query)).all()
+    # Zone data is read from disk; not in the event loop.
+    due = await asyncio.to_thread(
+        lambda: [m for m, zone in rows if review_is_due(local_day(m.review_on, zone_of(zone)), now, zone)]
+    )
+    fresh = [matter.id for matter in due if matter.reminded_at is None]
+    if fresh:
+        async with services.database.transaction() as session:
+            locked = sa.select(Matter).where(Matter.id.in_(fresh), Matter.reminded_at.is_(None))
+            for matter in await session.scalars(locked.with_for_update()):
+                matter.reminded_at = now
+                _audit(session, "matter.review_due", matter, "system:matters", now, None)
+    return len(due)
 
 
 async def get_matter(session: AsyncSession, matter_id: uuid.UUID, *, lock: bool = False) -> Matter:
@@ -127,7 +193,7 @@ async def close_matter(
         raise Conflict("release the matter's holds first", kind="holds-stand")
     matter.closed_at = now
     _audit(session, "matter.closed", matter, actor, now, request_id)
-    reached = [i for hold in holds for i in await _reached(session, hold.recording_id, hold.customer_id)]
+    reached = [i for hold in holds for i in await _reached(session, hold)]
     await reevaluate(session, services, reached, now)
 
 
@@ -138,28 +204,39 @@ async def place_hold(
     *,
     recording_id: uuid.UUID | None = None,
     customer_id: uuid.UUID | None = None,
+    query: Mapping[str, Any] | None = None,
     actor: str,
     now: datetime,
     request_id: str | None = None,
 ) -> Hold:
-    """Hold one recording, or all of a customer's, those still to come included.
+    """Hold one recording, all of a customer's, or all that matches a query; those still to come included.
 
     Call :func:`align_store` after the transaction.
 
+    Args:
+        query: see `recorder.disposition.hold_queries.parse`.
+
     Raises:
-        InvalidInput: not exactly one target.
+        InvalidInput: not exactly one target, or a query that cannot be.
         Conflict: the matter is closed.
         NotFound: no such target at the matter's controller.
         Erased: the recording is gone or going; a hold comes too late.
     """
     if matter.closed_at is not None:
         raise Conflict("the matter is closed", kind="matter-closed")
-    reached = await _lock_target(session, matter.controller_id, recording_id, customer_id)
+    if query is not None and (recording_id is not None or customer_id is not None):
+        raise InvalidInput("name either a recording, a customer or a query")
+    if query is None:
+        reached = await _lock_target(session, matter.controller_id, recording_id, customer_id)
+    else:
+        reached = await _lock_query(session, matter.controller_id, hold_queries.parse(query))
     hold = Hold(
         id=uuid.uuid4(),
         matter_id=matter.id,
         recording_id=recording_id,
         customer_id=customer_id,
+        controller_id=None if query is None else matter.controller_id,
+        query=None if query is None else _stored(query),
         placed_at=now,
         placed_by=actor,
         released_at=None,
@@ -206,8 +283,7 @@ async def release_hold(
         **_target(hold.id, hold.recording_id, hold.customer_id),
     )
     await session.flush()
-    reached = await _reached(session, hold.recording_id, hold.customer_id)
-    await reevaluate(session, services, reached, now)
+    await reevaluate(session, services, await _reached(session, hold), now)
     return hold
 
 
@@ -217,44 +293,83 @@ async def align_store(services: Services, hold: Hold) -> int:
     Idempotent; to be called after the transaction that placed or released the hold.
 
     Returns:
-        How many object versions are as they should be; 0 where the store keeps no legal holds.
+        How many object versions were changed; 0 where the store keeps no legal holds.
 
     Raises:
-        storage.errors.StoreUnavailable: the store is away; call again.
+        storage.errors.StoreUnavailable: the store is away; call again, or leave it to :func:`align_all`.
     """
     if not (await services.store.capabilities()).legal_hold:
         return 0
     async with services.database.snapshot() as session:
-        ids = await _reached(session, hold.recording_id, hold.customer_id)
-        query = (
-            sa.select(StoredObjectRow.key, StoredObjectRow.version_id, Recording.held)
-            .join(Recording, Recording.id == StoredObjectRow.recording_id)
-            .where(StoredObjectRow.recording_id.in_(ids), StoredObjectRow.deleted_at.is_(None))
-        )
-        wanted = list(await session.execute(query))
-    aligned = 0
-    for row in wanted:
-        try:
-            if await services.store.legal_hold(row.key, row.version_id) != row.held:
-                await services.store.set_legal_hold(row.key, row.version_id, row.held)
-            aligned += 1
-        except (ObjectMissing, Unsupported):
-            continue  # erased meanwhile, or an object of a store without holds; the catalogue's flag decides
-    return aligned
+        ids = list(await _reached(session, hold))
+    return sum(
+        [
+            await _align(services, StoredObjectRow.recording_id.in_(ids[start : start + CHUNK]))
+            for start in range(0, len(ids), CHUNK)
+        ]
+    )
 
 
-async def align_recent(services: Services, since: datetime) -> int:
-    """Align the store for every hold that was placed or released since; for what an outage left undone.
+async def align_all(services: Services) -> int:
+    """Align every object of a held recording, and every one held in the store: new objects, missed outages.
+
+    Returns:
+        How many object versions were changed.
 
     Raises:
         storage.errors.StoreUnavailable: the store is away still.
     """
     if not (await services.store.capabilities()).legal_hold:
         return 0
+    held = sa.select(Recording.id).where(Recording.held)
+    wanting = sa.and_(StoredObjectRow.recording_id.in_(held), StoredObjectRow.held_in_store.is_(False))
+    return await _align(services, sa.or_(wanting, StoredObjectRow.held_in_store))
+
+
+async def _align(services: Services, which: sa.ColumnElement[bool]) -> int:
+    query = (
+        sa.select(StoredObjectRow.id, StoredObjectRow.key, StoredObjectRow.version_id, Recording.held)
+        .join(Recording, Recording.id == StoredObjectRow.recording_id)
+        .where(which, StoredObjectRow.held_in_store != Recording.held, StoredObjectRow.deleted_at.is_(None))
+    )
     async with services.database.snapshot() as session:
-        query = sa.select(Hold).where(sa.or_(Hold.placed_at >= since, Hold.released_at >= since))
-        recent = list(await session.scalars(query))
-    return sum([await align_store(services, hold) for hold in recent])
+        wanted = list(await session.execute(query))
+    changed = 0
+    for row in wanted:
+        try:
+            await services.store.set_legal_hold(row.key, row.version_id, row.held)
+        except (ObjectMissing, Unsupported):
+            continue  # erased meanwhile, or an object of a store without holds; the catalogue's flag decides
+        async with services.database.transaction() as session:
+            values = {"held_in_store": row.held}
+            await session.execute(
+                sa.update(StoredObjectRow).where(StoredObjectRow.id == row.id).values(**values)
+            )
+        changed += 1
+    return changed
+
+
+async def follow_queries(services: Services, now: datetime) -> int:
+    """Decide afresh what a query hold of the last hour reaches and a push stored while it was being placed.
+
+    Every erasure asks the queries itself; this keeps the flags on the rows and in the store right.
+
+    Returns:
+        How many were decided.
+    """
+    recent = sa.select(Hold).where(
+        Hold.query.is_not(None), Hold.placed_at >= now - timedelta(hours=1), Hold.released_at.is_(None)
+    )
+    async with services.database.snapshot() as session:
+        standing = list(await session.scalars(recent))
+    decided = 0
+    for hold in standing:
+        async with services.database.transaction() as session:
+            since = sa.and_(
+                Recording.received_at >= hold.placed_at - timedelta(hours=1), Recording.held.is_(False)
+            )
+            decided += await reevaluate(session, services, await _reached(session, hold, since), now)
+    return decided
 
 
 async def restrict(
@@ -320,7 +435,7 @@ async def lift_restriction(
     row.lifted_at, row.lifted_by = now, actor
     _audit_restriction(session, "restriction.lifted", row, controller_id, actor, now, request_id)
     await session.flush()
-    await reevaluate(session, services, await _reached(session, row.recording_id, row.customer_id), now)
+    await reevaluate(session, services, await _of(session, row.recording_id, row.customer_id), now)
     return row
 
 
@@ -358,7 +473,33 @@ async def _lock_target(
     return [recording.id for recording in found if recording.state in ALIVE]
 
 
+async def _lock_query(
+    session: AsyncSession, controller_id: uuid.UUID, query: hold_queries.Query
+) -> Sequence[uuid.UUID]:
+    """What a query may reach. Erasures that are deciding now end first; those that come see the hold."""
+    await session.execute(sa.select(Controller.id).where(Controller.id == controller_id).with_for_update())
+    return list(await session.scalars(hold_queries.candidates(controller_id, query)))
+
+
+def _stored(query: Mapping[str, Any]) -> dict[str, Any]:
+    """A query as JSON: times as RFC 3339, nothing that was not given."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in query.items()
+        if value not in (None, [])
+    }
+
+
 async def _reached(
+    session: AsyncSession, hold: Hold, which: sa.ColumnElement[bool] | None = None
+) -> Sequence[uuid.UUID]:
+    if hold.query is None or hold.controller_id is None:
+        return await _of(session, hold.recording_id, hold.customer_id)
+    found = hold_queries.candidates(hold.controller_id, hold_queries.parse(hold.query))
+    return list(await session.scalars(found if which is None else found.where(which)))
+
+
+async def _of(
     session: AsyncSession, recording_id: uuid.UUID | None, customer_id: uuid.UUID | None
 ) -> Sequence[uuid.UUID]:
     if recording_id is not None:

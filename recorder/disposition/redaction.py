@@ -440,6 +440,6 @@ def _refuse_gone(recording: Recording) -> None:
         raise Erased("the recording has been erased", certificate_id=certificate)
 
 
-async def _plain(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _plain(pieces: AsyncIterator[bytes | bytearray]) -> AsyncIterator[bytes | bytearray]:
     async for piece in pieces:
         yield piece

@@ -26,7 +26,7 @@ from recorder.catalogue.tables import (
     WebSession,
 )
 from recorder.disposition.evaluation import reevaluate_outdated
-from recorder.disposition.holds import align_recent
+from recorder.disposition.holds import align_all, follow_queries, remind_of_reviews
 from recorder.disposition.rotation import rewrap_outdated
 from recorder.disposition.sweeping import BRAKE_ACTION, sweep
 from recorder.jobs.clockwork import Chore
@@ -56,7 +56,8 @@ def standard_chores(
         Chore("sweeps", timedelta(minutes=1), lambda: sweep_where_due(services)),
         Chore("schedules", timedelta(minutes=1), lambda: follow_schedules(services)),
         Chore("key-epochs", timedelta(minutes=1), lambda: follow_epochs(services)),
-        Chore("store-holds", timedelta(hours=1), lambda: align_holds(services)),
+        Chore("store-holds", timedelta(minutes=10), lambda: align_holds(services)),
+        Chore("matter-reviews", timedelta(hours=1), lambda: matter_reviews(services)),
         Chore("housekeeping", timedelta(minutes=10), lambda: housekeeping(services)),
         Chore("reconcile", timedelta(hours=6), lambda: reconcile(services, services.clock.now())),
     )
@@ -143,12 +144,18 @@ async def follow_epochs(services: Services) -> int:
 
 
 async def align_holds(services: Services) -> int:
-    """Set and lift the store's legal holds that an outage left as they were.
+    """Follow query holds; set and lift the store's legal holds where they are not as the catalogue's.
 
     Returns:
-        How many object versions are as they should be.
+        How many object versions were changed.
     """
-    return await align_recent(services, services.clock.now() - timedelta(days=2))
+    await follow_queries(services, services.clock.now())
+    return await align_all(services)
+
+
+async def matter_reviews(services: Services) -> None:
+    """Say in the log that a matter's review is due, and count those that wait."""
+    services.metrics.matter_reviews.set(await remind_of_reviews(services, services.clock.now()))
 
 
 async def housekeeping(services: Services) -> None:

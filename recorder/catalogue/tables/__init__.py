@@ -20,6 +20,7 @@ from recorder.catalogue.tables.disposition import (
     ScheduleVersion,
     Tombstone,
 )
+from recorder.catalogue.tables.drift import Finding, ScrubCursor
 from recorder.catalogue.tables.jobs import Job
 from recorder.catalogue.tables.parties import (
     BlindIndex,
@@ -68,6 +69,7 @@ __all__ = [
     "CustomerBatch",
     "Erasure",
     "ErasureItem",
+    "Finding",
     "Hold",
     "IdempotencyKey",
     "Job",
@@ -87,6 +89,7 @@ __all__ = [
     "RightsRequest",
     "RoleGrant",
     "ScheduleVersion",
+    "ScrubCursor",
     "Source",
     "StoredObjectRow",
     "Subject",

@@ -36,14 +36,15 @@ class Matter(Base):
     controller_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("controllers.id"), index=True)
     reference: Mapped[str] = mapped_column(sa.String(64))  # the matter's number, for example 2026-014
     ground: Mapped[str] = mapped_column(sa.String(40))  # legal_claims, authority_request, legal_obligation
-    sealed: Mapped[bytes | None]  # title and notes, under the controller's subject
+    sealed: Mapped[bytes | None]  # title, notes and custodians, under the controller's subject
     review_on: Mapped[datetime]
+    reminded_at: Mapped[datetime | None]  # when the log said that the review is due
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
 
 
 class Hold(Base):
-    """A legal hold of a matter on one recording or on all of a customer's."""
+    """A legal hold of a matter on one recording, on all of a customer's, or on whatever matches a query."""
 
     __tablename__ = "holds"
 
@@ -51,6 +52,8 @@ class Hold(Base):
     matter_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("matters.id"), index=True)
     recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"), index=True)
     customer_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("customers.id"), index=True)
+    controller_id: Mapped[uuid.UUID | None] = mapped_column(index=True)  # where a query looks; else NULL
+    query: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
     placed_at: Mapped[datetime]
     placed_by: Mapped[str] = mapped_column(sa.String(120))
     released_at: Mapped[datetime | None]

@@ -54,6 +54,7 @@ class Recording(Base):
         sa.Index("ix_recordings_due", "controller_id", "erase_on"),
         sa.Index("ix_recordings_sweep", "controller_id", "sweep_on"),
         sa.Index("ix_recordings_queue", "controller_id", "queue", "started_at"),
+        sa.Index("ix_recordings_held", "id", sqlite_where=sa.text("held"), postgresql_where=sa.text("held")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -141,6 +142,14 @@ class StoredObjectRow(Base):
     """One sealed object in the store. ``wrapped_key`` is NULL once its key is destroyed."""
 
     __tablename__ = "objects"
+    __table_args__ = (
+        sa.Index(
+            "ix_objects_held",
+            "recording_id",
+            sqlite_where=sa.text("held_in_store"),
+            postgresql_where=sa.text("held_in_store"),
+        ),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     recording_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("recordings.id"), index=True)
@@ -153,6 +162,7 @@ class StoredObjectRow(Base):
     sealed_size: Mapped[int]
     sha256: Mapped[bytes]  # of the plaintext
     content_type: Mapped[str] = mapped_column(sa.String(100))
+    held_in_store: Mapped[bool] = mapped_column(default=False)  # the store's own legal hold, as last set
     header: Mapped[bytes | None]  # the sealed object's public first 40 bytes; spares each seek a request
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]

@@ -65,6 +65,28 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_controllers')),
     sa.UniqueConstraint('code', name=op.f('uq_controllers_code'))
     )
+    op.create_table('findings',
+    sa.Column('id', sa.Uuid(), nullable=False),
+    sa.Column('kind', sa.String(length=40), nullable=False),
+    sa.Column('key', sa.String(length=200), nullable=False),
+    sa.Column('object_id', sa.Uuid(), nullable=True),
+    sa.Column('recording_id', sa.Uuid(), nullable=True),
+    sa.Column('controller_id', sa.Uuid(), nullable=True),
+    sa.Column('state', sa.String(length=20), nullable=False),
+    sa.Column('detail', sa.JSON().with_variant(postgresql.JSONB(), 'postgresql'), nullable=False),
+    sa.Column('first_seen_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('last_seen_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('resolved_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('resolved_by', sa.String(length=120), nullable=True),
+    sa.Column('resolution', sa.String(length=40), nullable=True),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_findings')),
+    sa.UniqueConstraint('kind', 'key', name=op.f('uq_findings_kind_key'))
+    )
+    with op.batch_alter_table('findings', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_findings_controller_id'), ['controller_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_findings_recording_id'), ['recording_id'], unique=False)
+        batch_op.create_index('ix_findings_state', ['state', 'first_seen_at'], unique=False)
+
     op.create_table('jobs',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('kind', sa.String(length=40), nullable=False),
@@ -90,6 +112,16 @@ def upgrade() -> None:
     sa.Column('last_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('locked_until', sa.DateTime(timezone=True), nullable=True),
     sa.PrimaryKeyConstraint('username_index', name=op.f('pk_login_failures'))
+    )
+    op.create_table('scrub_cursors',
+    sa.Column('name', sa.String(length=20), nullable=False),
+    sa.Column('after', sa.Uuid(), nullable=False),
+    sa.Column('round_started_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('night', sa.String(length=10), nullable=True),
+    sa.Column('done', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('goal', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('rounds', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.PrimaryKeyConstraint('name', name=op.f('pk_scrub_cursors'))
     )
     op.create_table('approvals',
     sa.Column('id', sa.Uuid(), nullable=False),
@@ -131,6 +163,7 @@ def upgrade() -> None:
     sa.Column('ground', sa.String(length=40), nullable=False),
     sa.Column('sealed', sa.LargeBinary(), nullable=True),
     sa.Column('review_on', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('reminded_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('closed_at', sa.DateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['controller_id'], ['controllers.id'], name=op.f('fk_matters_controller_id_controllers')),
@@ -354,6 +387,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_recordings_call_id'), ['call_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_recordings_customer_id'), ['customer_id'], unique=False)
         batch_op.create_index('ix_recordings_due', ['controller_id', 'erase_on'], unique=False)
+        batch_op.create_index('ix_recordings_held', ['id'], unique=False, sqlite_where=sa.text('held'), postgresql_where=sa.text('held'))
         batch_op.create_index('ix_recordings_listing', ['controller_id', 'started_at', 'id'], unique=False)
         batch_op.create_index('ix_recordings_queue', ['controller_id', 'queue', 'started_at'], unique=False)
         batch_op.create_index(batch_op.f('ix_recordings_state'), ['state'], unique=False)
@@ -503,6 +537,8 @@ def upgrade() -> None:
     sa.Column('matter_id', sa.Uuid(), nullable=False),
     sa.Column('recording_id', sa.Uuid(), nullable=True),
     sa.Column('customer_id', sa.Uuid(), nullable=True),
+    sa.Column('controller_id', sa.Uuid(), nullable=True),
+    sa.Column('query', sa.JSON().with_variant(postgresql.JSONB(), 'postgresql'), nullable=True),
     sa.Column('placed_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('placed_by', sa.String(length=120), nullable=False),
     sa.Column('released_at', sa.DateTime(timezone=True), nullable=True),
@@ -513,6 +549,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_holds'))
     )
     with op.batch_alter_table('holds', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_holds_controller_id'), ['controller_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_holds_customer_id'), ['customer_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_holds_matter_id'), ['matter_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_holds_recording_id'), ['recording_id'], unique=False)
@@ -557,6 +594,7 @@ def upgrade() -> None:
     sa.Column('sealed_size', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
     sa.Column('sha256', sa.LargeBinary(), nullable=False),
     sa.Column('content_type', sa.String(length=100), nullable=False),
+    sa.Column('held_in_store', sa.Boolean(), nullable=False),
     sa.Column('header', sa.LargeBinary(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True),
@@ -566,6 +604,7 @@ def upgrade() -> None:
     sa.UniqueConstraint('key', name=op.f('uq_objects_key'))
     )
     with op.batch_alter_table('objects', schema=None) as batch_op:
+        batch_op.create_index('ix_objects_held', ['recording_id'], unique=False, sqlite_where=sa.text('held_in_store'), postgresql_where=sa.text('held_in_store'))
         batch_op.create_index(batch_op.f('ix_objects_recording_id'), ['recording_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_objects_subject_id'), ['subject_id'], unique=False)
 
@@ -768,6 +807,7 @@ def downgrade() -> None:
     with op.batch_alter_table('objects', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_objects_subject_id'))
         batch_op.drop_index(batch_op.f('ix_objects_recording_id'))
+        batch_op.drop_index('ix_objects_held', sqlite_where=sa.text('held_in_store'), postgresql_where=sa.text('held_in_store'))
 
     op.drop_table('objects')
     with op.batch_alter_table('listening_links', schema=None) as batch_op:
@@ -779,6 +819,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_holds_recording_id'))
         batch_op.drop_index(batch_op.f('ix_holds_matter_id'))
         batch_op.drop_index(batch_op.f('ix_holds_customer_id'))
+        batch_op.drop_index(batch_op.f('ix_holds_controller_id'))
 
     op.drop_table('holds')
     with op.batch_alter_table('erasures', schema=None) as batch_op:
@@ -821,6 +862,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_recordings_state'))
         batch_op.drop_index('ix_recordings_queue')
         batch_op.drop_index('ix_recordings_listing')
+        batch_op.drop_index('ix_recordings_held', sqlite_where=sa.text('held'), postgresql_where=sa.text('held'))
         batch_op.drop_index('ix_recordings_due')
         batch_op.drop_index(batch_op.f('ix_recordings_customer_id'))
         batch_op.drop_index(batch_op.f('ix_recordings_call_id'))
@@ -875,12 +917,19 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_approvals_controller_id'))
 
     op.drop_table('approvals')
+    op.drop_table('scrub_cursors')
     op.drop_table('login_failures')
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_jobs_target_id'))
         batch_op.drop_index('ix_jobs_ready')
 
     op.drop_table('jobs')
+    with op.batch_alter_table('findings', schema=None) as batch_op:
+        batch_op.drop_index('ix_findings_state')
+        batch_op.drop_index(batch_op.f('ix_findings_recording_id'))
+        batch_op.drop_index(batch_op.f('ix_findings_controller_id'))
+
+    op.drop_table('findings')
     op.drop_table('controllers')
     op.drop_table('audit_nodes')
     with op.batch_alter_table('audit_entries', schema=None) as batch_op:
