@@ -23,6 +23,7 @@ from recorder.api import (
     playback,
     recordings,
     redactions,
+    requests,
     sources,
     system,
 )
@@ -51,6 +52,7 @@ ROUTES: tuple[Route, ...] = (
     *redactions.ROUTES,
     *playback.ROUTES,
     *customers.ROUTES,
+    *requests.ROUTES,
     *disposition.ROUTES,
     *sources.ROUTES,
     *accounts.ROUTES,

@@ -24,6 +24,8 @@ from recorder.jobs.worker import GiveUp, Handler, Worker
 from recorder.playback.ffmpeg import MediaError
 from recorder.playback.renditions import make_peaks, make_rendition
 from recorder.playback.serve import close_idle_listens
+from recorder.rights.deciding import ERASURE_JOB, carry_out
+from recorder.rights.reminders import remind
 from recorder.services import Services
 
 
@@ -40,7 +42,11 @@ class Background:
             copy_checkpoints=self._sequencer.copy_checkpoints,
             close_idle_listens=lambda: close_idle_listens(services, services.clock.now()),
         )
-        self._clockwork = Clockwork([*chores, Chore("gauges", timedelta(seconds=15), self._gauges)])
+        own = (
+            Chore("gauges", timedelta(seconds=15), self._gauges),
+            Chore("request-reminders", timedelta(minutes=15), lambda: remind(services)),
+        )
+        self._clockwork = Clockwork([*chores, *own])
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -83,7 +89,16 @@ class Background:
             except Conflict as error:
                 raise GiveUp(error.message) from error
 
-        return {"media_check": media_check, "rendition": rendition, "peaks": peaks, "redaction": redaction}
+        async def rights_erasure(rights_id: uuid.UUID, _payload: Mapping[str, Any]) -> None:
+            await carry_out(services, rights_id)
+
+        return {
+            "media_check": media_check,
+            "rendition": rendition,
+            "peaks": peaks,
+            "redaction": redaction,
+            ERASURE_JOB: rights_erasure,
+        }
 
     async def _gauges(self) -> None:
         metrics = self._services.metrics
