@@ -83,16 +83,18 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
     except Misuse as error:
         raise ConfigurationError(f"RECORDER_OBJECT_STORE: {error}") from error
     database = Database(settings.resolved_database_url)
+    services = Services(
+        settings=settings,
+        clock=clock or SystemClock(),
+        database=database,
+        keyring=keyring,
+        store=store,
+        vault=Vault(store, keyring),
+    )
     try:
-        yield Services(
-            settings=settings,
-            clock=clock or SystemClock(),
-            database=database,
-            keyring=keyring,
-            store=store,
-            vault=Vault(store, keyring),
-        )
+        yield services
     finally:
+        await services.counts.close(database)
         await database.close()
         await store.aclose()
         keyring.close()

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from recorder.catalogue.database import Database
 from recorder.clock import Clock
 from recorder.metrics import Metrics
+from recorder.playback.counting import ListenCounts
+from recorder.playback.memory import Memory
 from recorder.settings import Settings
 from recorder.uploads import Uploads
 from storage.keys import Keyring
@@ -26,3 +28,5 @@ class Services:
     vault: Vault
     metrics: Metrics = field(default_factory=Metrics)
     uploads: Uploads = field(default_factory=Uploads)
+    counts: ListenCounts = field(default_factory=ListenCounts)
+    memory: Memory = field(default_factory=Memory)

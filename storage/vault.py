@@ -34,7 +34,16 @@ from storage.sealed import (
     sealed_size,
 )
 
-__all__ = ["Hasher", "OpenRange", "StoredObject", "Vault", "WrittenObject"]
+__all__ = [
+    "Fetch",
+    "Hasher",
+    "OpenRange",
+    "RunningDigest",
+    "SealedObject",
+    "StoredObject",
+    "Vault",
+    "WrittenObject",
+]
 
 # Segments are opened in batches of at most this many, so that a piece is released soon and the overhead of a
 # piece stays small beside its bytes.
@@ -46,6 +55,29 @@ class Hasher(Protocol):
     """Anything with the `update` of hashlib."""
 
     def update(self, data: bytes | bytearray, /) -> None: ...  # noqa: D102 - see hashlib
+
+
+class RunningDigest(Protocol):
+    """Anything with the `digest` of hashlib."""
+
+    def digest(self) -> bytes: ...  # noqa: D102 - see hashlib
+
+
+@dataclass(frozen=True, slots=True)
+class SealedObject:
+    """An object of which every byte is sealed and on its way; the store has not confirmed it yet.
+
+    The attributes are those of `WrittenObject`. What is prepared from it must not be kept unless the write
+    returns.
+    """
+
+    object_id: UUID
+    role: str
+    key: str
+    size: int
+    sha256: bytes
+    data_key: bytes = field(repr=False)
+    header: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +154,8 @@ class Vault:
         object_id: UUID | None = None,
         size: int | None = None,
         hashers: Sequence[Hasher] = (),
+        sha256: RunningDigest | None = None,
+        on_sealed: Callable[[SealedObject], None] | None = None,
     ) -> WrittenObject:
         """Seal and store a stream in one pass and constant memory.
 
@@ -131,6 +165,8 @@ class Vault:
             object_id: The object's id; a random one unless told.
             size: Plaintext size in bytes if known beforehand, for a single streaming put.
             hashers: Further digests to feed with the plaintext as it passes.
+            sha256: A SHA-256 that the source itself feeds with all that it yields, to spare a second pass.
+            on_sealed: Called once, when the source has ended and before the store has confirmed anything.
 
         Raises:
             Misuse: The source is longer or shorter than `size`, or the role is malformed.
@@ -140,17 +176,19 @@ class Vault:
         name = self._random(16).hex()
         key = f"o/{name[:2]}/{name}"
         data_key = self._random(DATA_KEY_SIZE)
-        sealing = _Sealing(
-            source,
-            Sealer(
-                data_key,
-                object_aad(object_id, role),
-                salt=self._random(SALT_SIZE),
-                nonce_prefix=self._random(NONCE_PREFIX_SIZE),
-            ),
-            size,
-            hashers,
+        sealer = Sealer(
+            data_key,
+            object_aad(object_id, role),
+            salt=self._random(SALT_SIZE),
+            nonce_prefix=self._random(NONCE_PREFIX_SIZE),
         )
+
+        def told(sealed_bytes: int) -> None:
+            if on_sealed is not None:
+                digest = sealing.sha256.digest()
+                on_sealed(SealedObject(object_id, role, key, sealed_bytes, digest, data_key, sealer.header()))
+
+        sealing = _Sealing(source, sealer, size, hashers, sha256, told)
         expected = None if size is None else sealed_size(size)
         try:
             stat = await self._store.put(key, sealing.run(), size=expected)
@@ -171,10 +209,38 @@ class Vault:
             sealing.sealer.header(),
         )
 
-    async def open_range(self, obj: StoredObject, start: int = 0, end: int | None = None) -> OpenRange:
+    def fetch(
+        self, key: str, version_id: str | None, size: int, start: int = 0, end: int | None = None
+    ) -> Fetch:
+        """Begin to get the ciphertext of plaintext [start, end), before it is known whether it may be read.
+
+        Nothing can be read from what is returned: it is for `open_range`, which needs the object's key. The
+        caller closes it (`aclose`) whether it was used or not.
+
+        Args:
+            key: Where the object lies.
+            version_id: Its version, where the store has versions.
+            size: Plaintext size in bytes.
+            start: First byte.
+            end: After the last byte; None is the object's end.
+
+        Raises:
+            Misuse: The range does not lie in the object.
+        """
+        return Fetch(self._store, key, version_id, plan_range(size, start, end))
+
+    async def open_range(
+        self, obj: StoredObject, start: int = 0, end: int | None = None, *, fetch: Fetch | None = None
+    ) -> OpenRange:
         """Open plaintext [start, end) for reading, with the first segment of it fetched and verified.
 
         The caller closes what is returned (`aclose`, or `async with`); see `read` for the shorter way.
+
+        Args:
+            obj: What to read.
+            start: First byte.
+            end: After the last byte; None is the object's end.
+            fetch: Its ciphertext, under way already; what was fetched for something else is not used.
 
         Raises:
             TamperedObject: The key's wrap, the stored size or the first segment is not what it must be.
@@ -193,11 +259,15 @@ class Vault:
         )
         async with AsyncExitStack() as stack:
             header = None if plan.has_header else await self._header(obj)
-            body = await stack.enter_async_context(
-                self._store.get(
-                    obj.key, start=plan.cipher_start, end=plan.cipher_end, version_id=obj.version_id
+            if fetch is not None and fetch.is_for(obj, plan):
+                stack.push_async_callback(fetch.aclose)
+                body = await fetch.body()
+            else:
+                body = await stack.enter_async_context(
+                    self._store.get(
+                        obj.key, start=plan.cipher_start, end=plan.cipher_end, version_id=obj.version_id
+                    )
                 )
-            )
             if body.size != sealed_size(obj.size):
                 raise TamperedObject("the stored size is not the recorded one", object_id=obj.object_id)
             segments = _Segments(body, obj.object_id)
@@ -229,7 +299,7 @@ class Vault:
         """
         opened = await self.open_range(obj, start, end)
         try:
-            yield opened
+            yield (bytes(piece) async for piece in opened)
         finally:
             await opened.aclose()
 
@@ -289,6 +359,36 @@ class Vault:
             await asyncio.shield(self._store.delete_all(key))
 
 
+class Fetch:
+    """Ciphertext on its way from the store. Made by `Vault.fetch`; close it in any case."""
+
+    def __init__(self, store: ObjectStore, key: str, version_id: str | None, plan: RangePlan) -> None:
+        self._what = (key, version_id, plan)
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.create_task(
+            self._stack.enter_async_context(
+                store.get(key, start=plan.cipher_start, end=plan.cipher_end, version_id=version_id)
+            )
+        )
+
+    def is_for(self, obj: StoredObject, plan: RangePlan) -> bool:
+        """Whether it brings just these bytes of this object."""
+        return self._what == (obj.key, obj.version_id, plan)
+
+    async def body(self) -> Body:
+        """The ciphertext, once the store answers."""
+        return await self._opening
+
+    async def aclose(self) -> None:
+        """Give the store's connection back, or drop it when there is more to come. Idempotent."""
+        if not self._opening.done():
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        if not self._opening.cancelled():
+            self._opening.exception()  # whoever wanted to know has asked
+        await self._stack.aclose()
+
+
 class OpenRange:
     """A verified reading in progress: iterate once, then close. Made by `Vault.open_range`."""
 
@@ -299,7 +399,7 @@ class OpenRange:
         self._stack = stack
         self._next = plan.first
         self._left = plan.length
-        self._ready: bytes | None = None
+        self._ready: Chunk | None = None
 
     @property
     def length(self) -> int:
@@ -313,7 +413,7 @@ class OpenRange:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> Chunk:
         if self._ready is not None:
             piece, self._ready = self._ready, None
             if piece:
@@ -351,7 +451,10 @@ class OpenRange:
     def _end_of(self, number: int) -> int:
         return min((number + 1) * SEGMENT_SIZE, self._plan.cipher_end)
 
-    def _cut(self, plain: bytearray, skip: int) -> bytes:
+    def _cut(self, plain: bytearray, skip: int) -> Chunk:
+        if skip == 0 and len(plain) <= self._left:
+            self._left -= len(plain)
+            return plain
         with memoryview(plain) as view:
             piece = bytes(view[skip : skip + self._left])
         self._left -= len(piece)
@@ -391,14 +494,25 @@ class _Sealing:
     """One pass over a source: count, hash, seal."""
 
     def __init__(
-        self, source: AsyncIterable[Chunk], sealer: Sealer, expected: int | None, hashers: Sequence[Hasher]
+        self,
+        source: AsyncIterable[Chunk],
+        sealer: Sealer,
+        expected: int | None,
+        hashers: Sequence[Hasher],
+        sha256: RunningDigest | None,
+        told: Callable[[int], None],
     ) -> None:
         self.sealer = sealer
         self.size = 0
-        self.sha256 = hashlib.sha256()
         self._source = source
         self._expected = expected
-        self._hashers = (self.sha256, *hashers)
+        self._told = told
+        self.sha256: RunningDigest
+        if sha256 is None:
+            own = hashlib.sha256()
+            self.sha256, self._hashers = own, (own, *hashers)
+        else:
+            self.sha256, self._hashers = sha256, tuple(hashers)
 
     async def run(self) -> AsyncIterator[Chunk]:
         head = bytearray(self.sealer.header())
@@ -416,4 +530,6 @@ class _Sealing:
                 yield sealed
         if self._expected is not None and self.size != self._expected:
             raise Misuse("the source is shorter than its announced size")
-        yield bytes(head) + self.sealer.finish()
+        last = bytes(head) + self.sealer.finish()
+        self._told(self.size)
+        yield last

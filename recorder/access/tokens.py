@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,6 +26,7 @@ from recorder.access.policy import Action, scopes_for
 from recorder.access.principals import Grant, Principal
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import Role, ScopeKind
+from recorder.catalogue.lookups import Lookup
 from recorder.catalogue.tables import Account, ApiToken, Source
 from recorder.errors import Conflict, FieldError, InvalidInput, NotFound, Unauthenticated, Unavailable
 from recorder.services import Services
@@ -227,50 +228,103 @@ async def authenticate_token(services: Services, token: str) -> Principal:
     Raises:
         Unauthenticated: unknown, expired or revoked; or its source is switched off.
     """
-    parts = _TOKEN.fullmatch(token)
-    if parts is None:
+    claim = read_token(token)
+    if claim is None:
         raise Unauthenticated(_INVALID)
     now = services.clock.now()
-    async with services.database.snapshot() as session:
-        found = await session.execute(
-            sa.select(ApiToken, Source.enabled, Account.disabled_at)
-            .outerjoin(Source, Source.id == ApiToken.source_id)
-            .outerjoin(Account, Account.id == ApiToken.owner_id)
-            .where(ApiToken.id == uuid.UUID(hex=parts[1]))
-        )
-        row, enabled, owner_left = found.one_or_none() or (None, None, None)
-    # Compared even when there is no such token, so that ids cannot be told apart by time.
-    same = hmac.compare_digest(_hash(parts[2]), row.secret_hash if row is not None else bytes(32))
-    if row is None or not same:
+    rows = await services.database.lookup(_BY_ID, token_id=claim.id)
+    row = rows[0] if rows else None
+    principal = token_principal(row, claim, now)
+    if principal is None:
         raise Unauthenticated(_INVALID)
-    over = row.expires_at is not None and row.expires_at <= now
-    if over or row.revoked_at is not None or enabled is False or owner_left is not None:
-        raise Unauthenticated(_INVALID)
-    await _note_use(services, row, now)
-    return _principal(row)
+    if use_is_due(row, now):
+        await _note_use(services, claim.id, now)
+    return principal
 
 
-def _principal(row: ApiToken) -> Principal:
-    grant = Grant(row.role, row.controller_id, row.scope, frozenset(row.values))
-    own = row.scope is ScopeKind.OWN and len(row.values) == 1
-    return Principal(
-        kind="token" if row.source_id is None else "source",
-        id=str(row.source_id or row.id),
-        controller_id=row.controller_id,
-        grants=(grant,),
-        agent_code=row.values[0] if own else None,
-        source_id=row.source_id,
+@dataclass(frozen=True, slots=True)
+class TokenClaim:
+    """What a token says of itself; whether it is true is in the catalogue.
+
+    Attributes:
+        digest: SHA-256 of the secret, as it is kept.
+    """
+
+    id: uuid.UUID
+    digest: bytes = field(repr=False)
+
+
+def read_token(token: str) -> TokenClaim | None:
+    """The claim of a well-formed token; None for anything else."""
+    parts = _TOKEN.fullmatch(token)
+    return None if parts is None else TokenClaim(uuid.UUID(hex=parts[1]), _hash(parts[2]))
+
+
+def token_columns() -> tuple[sa.ColumnElement[Any], ...]:
+    """What `token_principal` needs of `ApiToken` left-joined with its `Source` and its owner's `Account`."""
+    return (
+        ApiToken.id.label("token_id"),
+        ApiToken.secret_hash.label("token_hash"),
+        ApiToken.role.label("token_role"),
+        ApiToken.controller_id.label("token_controller"),
+        ApiToken.scope.label("token_scope"),
+        ApiToken.values.label("token_values"),
+        ApiToken.source_id.label("token_source"),
+        ApiToken.expires_at.label("token_expires"),
+        ApiToken.revoked_at.label("token_revoked"),
+        ApiToken.last_used_at.label("token_used"),
+        Source.enabled.label("token_source_enabled"),
+        Account.disabled_at.label("token_owner_left"),
     )
 
 
-async def _note_use(services: Services, row: ApiToken, now: datetime) -> None:
-    if row.last_used_at is not None and row.last_used_at + _NOTE_USE_EVERY > now:
-        return
+_BY_ID: Final = Lookup(
+    sa.select(*token_columns())
+    .select_from(ApiToken)
+    .outerjoin(Source, Source.id == ApiToken.source_id)
+    .outerjoin(Account, Account.id == ApiToken.owner_id)
+    .where(ApiToken.id == sa.bindparam("token_id", type_=sa.Uuid()))
+)
+
+
+def token_principal(row: Any, claim: TokenClaim, now: datetime) -> Principal | None:
+    """Who a claim belongs to; None when it is false, expired or revoked, or its source or owner is off.
+
+    Args:
+        row: with the columns of `token_columns`; None where there is no token of this id.
+    """
+    # Compared even when there is no such token, so that ids cannot be told apart by time.
+    same = hmac.compare_digest(claim.digest, row.token_hash if row is not None else bytes(32))
+    if row is None or not same:
+        return None
+    over = row.token_expires is not None and row.token_expires <= now
+    if over or row.token_revoked is not None:
+        return None
+    if row.token_source_enabled is False or row.token_owner_left is not None:
+        return None
+    values = row.token_values
+    own = row.token_scope is ScopeKind.OWN and len(values) == 1
+    return Principal(
+        kind="token" if row.token_source is None else "source",
+        id=str(row.token_source or row.token_id),
+        controller_id=row.token_controller,
+        grants=(Grant(row.token_role, row.token_controller, row.token_scope, frozenset(values)),),
+        agent_code=values[0] if own else None,
+        source_id=row.token_source,
+    )
+
+
+def use_is_due(row: Any, now: datetime) -> bool:
+    """Whether the last use of a token is to be noted again."""
+    return row.token_used is None or bool(row.token_used + _NOTE_USE_EVERY <= now)
+
+
+async def _note_use(services: Services, token_id: uuid.UUID, now: datetime) -> None:
     try:
         async with services.database.transaction() as session:
-            await session.execute(sa.update(ApiToken).where(ApiToken.id == row.id).values(last_used_at=now))
+            await session.execute(sa.update(ApiToken).where(ApiToken.id == token_id).values(last_used_at=now))
     except Unavailable:
-        log.warning("the last use of a token could not be noted", extra={"token": str(row.id)})
+        log.warning("the last use of a token could not be noted", extra={"token": str(token_id)})
 
 
 async def _source(session: AsyncSession, source_id: uuid.UUID, controller_id: uuid.UUID) -> Source:

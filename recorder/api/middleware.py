@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 
 from recorder.access import sessions, tokens
 from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES, STREAMING
+from recorder.api.playback import AUDIO_PATH, continued
 from recorder.api.problems import http_problem, internal_problem, problem_response, translate
 from recorder.api.system import DRAINING, HEALTH
 from recorder.errors import Forbidden, Unavailable
@@ -134,9 +135,20 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     services = request.app[SERVICES]
     request[PRINCIPAL] = None
     authorization = request.headers.get(hdrs.AUTHORIZATION, "")
-    if authorization[:7].lower() == "bearer ":
+    bearer = authorization[:7].lower() == "bearer "
+    cookie = None if bearer else request.cookies.get(SESSION_COOKIE)
+    if route_name(request) == AUDIO_PATH:
+        # The next range of an open listen: who asks is found out together with everything else about it.
+        next_range = await continued(request, authorization, cookie)
+        if next_range is not None:
+            request[PRINCIPAL] = next_range.principal
+            try:
+                return await handler(request)
+            finally:
+                await next_range.fetch.aclose()
+    if bearer:
         request[PRINCIPAL] = await tokens.authenticate_bearer(services, authorization)
-    elif (cookie := request.cookies.get(SESSION_COOKIE)) is not None:
+    elif cookie is not None:
         found = await sessions.authenticate_session(services, cookie)
         if found is not None:
             request[PRINCIPAL], request[CSRF] = found

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Final
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
 
-from recorder.api.framework import STREAMING, ApiCall, Route, json_response, no_content
+from recorder.access import sessions, tokens
+from recorder.api.framework import (
+    SERVICES,
+    STREAMING,
+    ApiCall,
+    Route,
+    json_response,
+    no_content,
+)
 from recorder.errors import (
     Conflict,
     Corrupt,
@@ -20,11 +29,16 @@ from recorder.errors import (
     Unavailable,
 )
 from recorder.playback import links, serve
+from recorder.playback.audio import Audio
+from recorder.playback.continuing import Continued, Credential, SessionDigest, continue_listen
 from recorder.playback.decide import Rendition
+from recorder.playback.memory import KnownListen
 from recorder.playback.ranges import matches, select_range
-from recorder.playback.serve import Audio
 from retention.model import Purpose
 
+AUDIO_PATH: Final = "/api/v1/recordings/{id}/audio"
+CONTINUED: web.RequestKey[Continued] = web.RequestKey("continued", Continued)
+CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("credential", object)  # type: ignore[arg-type]  # a union
 AUDIO_TYPES: Final = (
     "audio/wav",
     "audio/ogg",
@@ -86,6 +100,9 @@ class LinkAnswer(BaseModel):
 async def get_audio(call: ApiCall) -> web.StreamResponse:
     """Audio of a recording, whole or one range of it."""
     query: AudioQuery = call.query
+    known = call.request.get(CONTINUED)
+    if known is not None:
+        return await _send(call, replace(known.audio, fetch=known.fetch))
     audio = await serve.open_listen(
         call.services,
         call.principal,
@@ -95,7 +112,70 @@ async def get_audio(call: ApiCall) -> web.StreamResponse:
         counted=call.request.method != hdrs.METH_HEAD,
         request_id=call.request_id,
     )
+    _remember(call.request, audio, query)
     return await _send(call, audio)
+
+
+async def continued(request: web.Request, authorization: str, cookie: str | None) -> Continued | None:
+    """The next range of a listen that this process knows, checked and under way; None: take the full way.
+
+    Preconditions, and ranges outside, are the full way's.
+
+    Args:
+        request: any GET of audio, not yet authenticated.
+        authorization: its Authorization field.
+        cookie: its session's cookie, counted only without a bearer token.
+    """
+    headers = request.headers
+    if request.method != hdrs.METH_GET or hdrs.IF_MATCH in headers or hdrs.IF_NONE_MATCH in headers:
+        return None
+    credential = _credential(authorization, cookie)
+    if credential is None:
+        return None
+    request[CREDENTIAL] = credential
+    services = request.app[SERVICES]
+    known = services.memory.listens.get((credential, request.raw_path))
+    if known is None:
+        return None
+    try:
+        chosen = select_range(
+            headers.get(hdrs.RANGE), known.size, etag=known.etag, if_range=headers.get(hdrs.IF_RANGE)
+        )
+    except RangeNotSatisfiable:
+        return None
+    found = await continue_listen(services, credential, known, chosen.start, chosen.end)
+    if found is None:
+        services.memory.listens.drop((credential, request.raw_path))
+        return None
+    request[CONTINUED] = found
+    return found
+
+
+def _credential(authorization: str, cookie: str | None) -> Credential | None:
+    if authorization[:7].lower() == "bearer ":
+        return tokens.read_token(authorization[7:].strip())
+    digest = None if cookie is None else sessions.session_digest(cookie)
+    return None if digest is None else SessionDigest(digest)
+
+
+def _remember(request: web.Request, audio: Audio, query: AudioQuery) -> None:
+    credential = request.get(CREDENTIAL)
+    if credential is None or audio.listen_id is None:
+        return
+    request.app[SERVICES].memory.listens.put(
+        (credential, request.raw_path),
+        KnownListen(
+            audio.listen_id,
+            audio.recording_id,
+            query.purpose,
+            query.rendition.value,
+            audio.obj.object_id,
+            audio.obj.key,
+            audio.obj.version_id,
+            audio.size,
+            audio.etag,
+        ),
+    )
 
 
 async def get_listen(call: ApiCall) -> web.StreamResponse:
@@ -204,7 +284,7 @@ _RAISES: Final = (NotFound, Forbidden, Erased, Conflict, RangeNotSatisfiable, Co
 ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
-        "/api/v1/recordings/{id}/audio",
+        AUDIO_PATH,
         get_audio,
         summary="Hear a recording for a purpose",
         tag="playback",

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.pool import ConnectionPoolEntry
 
+from recorder.catalogue.lookups import Lookup, Lookups
 from recorder.errors import ConfigurationError, Unavailable
 
 _WRITE = "recorder_write"
+_IDLE_SINCE: Final = "recorder_idle_since"
+_PING_AFTER: Final = 1.0
+"""Seconds that a pooled connection may lie idle before it is asked whether it still lives."""
 
 
 class Database:
@@ -32,7 +43,7 @@ class Database:
         self.url = parsed
         self.sqlite = parsed.get_backend_name() == "sqlite"
         # Parameters may be personal data: they stay out of error texts and logs.
-        options: dict[str, Any] = {"pool_pre_ping": not self.sqlite, "hide_parameters": True}
+        options: dict[str, Any] = {"hide_parameters": True}
         if self.sqlite:
             parsed = parsed.set(drivername="sqlite+aiosqlite")
             options["connect_args"] = {"timeout": 15.0}
@@ -43,6 +54,9 @@ class Database:
         self.engine: AsyncEngine = create_async_engine(parsed, **options)
         if self.sqlite:
             listen_sqlite(self.engine.sync_engine)
+        else:
+            listen_idle(self.engine.sync_engine)
+        self._lookups = Lookups(self.engine.dialect, parsed, options["connect_args"])
         self._read = async_sessionmaker(self.engine, expire_on_commit=False)
         self._write = async_sessionmaker(
             self.engine.execution_options(**{_WRITE: True}), expire_on_commit=False
@@ -68,17 +82,19 @@ class Database:
         async with self._scoped(self._read) as session:
             yield session
 
+    async def lookup(self, lookup: Lookup, **values: Any) -> list[Any]:
+        """The rows of one prepared statement, as named tuples; no session, no transaction.
+
+        Raises:
+            Unavailable: the database is away or too busy.
+        """
+        return await self._lookups.run(lookup, values)
+
     @asynccontextmanager
     async def _scoped(self, factory: async_sessionmaker[AsyncSession]) -> AsyncIterator[AsyncSession]:
-        try:
+        with _translated():
             async with factory() as session:
                 yield session
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
-            raise Unavailable("the database is away or busy; try again", dependency="database") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise Unavailable("the database is away or busy; try again", dependency="database") from error
-            raise
 
     async def check(self) -> None:
         """Ask the database for one row.
@@ -105,7 +121,41 @@ class Database:
 
     async def close(self) -> None:
         """Give all connections back."""
+        await self._lookups.aclose()
         await self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise Unavailable("the database is away or busy; try again", dependency="database") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable("the database is away or busy; try again", dependency="database") from error
+        raise
+
+
+def listen_idle(engine: sa.Engine) -> None:
+    """Ask a pooled connection whether it still lives, but only after it has lain idle.
+
+    A ping costs a round trip, on every use; a server that restarted is noticed by the first that comes late.
+    """
+
+    @sa.event.listens_for(engine, "checkin")
+    def checkin(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_IDLE_SINCE] = time.monotonic()
+
+    @sa.event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        since = record.info.get(_IDLE_SINCE)
+        if since is None or time.monotonic() - since < _PING_AFTER:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError("the pooled connection is dead") from error
 
 
 def listen_sqlite(engine: sa.Engine) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,7 +25,7 @@ from recorder.services import Services
 from retention.decision import Decision, allows
 from retention.model import Purpose
 
-__all__ = ["Rendition", "allowed_recording", "choose_role", "open_window"]
+__all__ = ["Rendition", "allowed_recording", "choose_role", "open_window", "role_of"]
 
 
 class Rendition(StrEnum):
@@ -110,10 +111,36 @@ def choose_role(allowed: Allowed, principal: Principal, purpose: Purpose, rendit
         Forbidden: the original is asked for and holds what this caller may not hear.
     """
     recording = allowed.recording
-    spans = read_spans(recording.muted, card_data_removed=recording.card_data_removed)
+    return role_of(
+        recording.muted,
+        recording.media,
+        allowed.decision,
+        principal.roles(recording.controller_id),
+        purpose,
+        rendition,
+        card_data_removed=recording.card_data_removed,
+    )
+
+
+def role_of(
+    muted: Sequence[Mapping[str, Any]],
+    media: Mapping[str, Any],
+    decision: Decision,
+    roles: frozenset[Role],
+    purpose: Purpose,
+    rendition: Rendition,
+    *,
+    card_data_removed: bool,
+) -> ObjectRole:
+    """Which object answers, from plain values.
+
+    Raises:
+        Forbidden: the original is asked for and holds what this caller may not hear.
+    """
+    spans = read_spans(muted, card_data_removed=card_data_removed)
     # A card security code that has not been destroyed yet is for nobody's ears, legal included.
-    card = allowed.decision.destroy_original or any(span.reason == CARD_SECURITY for span in spans)
-    legal = purpose in _LEGAL_PURPOSES and bool(principal.roles(recording.controller_id) & _LEGAL_ROLES)
+    card = decision.destroy_original or any(span.reason == CARD_SECURITY for span in spans)
+    legal = purpose in _LEGAL_PURPOSES and bool(roles & _LEGAL_ROLES)
     if rendition is Rendition.ORIGINAL:
         if card:
             text = "The original holds a card security code and is for nobody; ask for the playback version."
@@ -124,7 +151,7 @@ def choose_role(allowed: Allowed, principal: Principal, purpose: Purpose, rendit
         return ObjectRole.ORIGINAL
     if card or (spans and (rendition is Rendition.REDACTED or not legal)):
         return ObjectRole.REDACTED
-    return ObjectRole.ORIGINAL if is_playable(recording.media) else ObjectRole.RENDITION
+    return ObjectRole.ORIGINAL if is_playable(media) else ObjectRole.RENDITION
 
 
 def _check_state(recording: Recording) -> None:

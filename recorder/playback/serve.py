@@ -1,21 +1,20 @@
 """Listening: decide, write it down, then stream.
 
 One entry in the audit log opens a *listen* (caller, recording, purpose) and is committed before the first
-byte leaves. Later ranges of the same listen are decided afresh but add no entry; a closing entry holds the
-bytes and seconds streamed. No database connection is held while audio streams.
+byte leaves. Later ranges of the same listen are checked in full but add no entry (`continuing` has the short
+way of it); a closing entry holds the bytes and seconds streamed. No database connection is held while audio
+streams.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,13 +25,14 @@ from recorder.catalogue.enums import JobState, ObjectRole, RecordingState
 from recorder.catalogue.tables import Job, Listen, Recording
 from recorder.errors import Conflict, Corrupt, Erased, Forbidden, NotFound, Unavailable
 from recorder.jobs.queue import enqueue
+from recorder.playback.audio import Audio
 from recorder.playback.decide import Allowed, Rendition, allowed_recording, choose_role
 from recorder.playback.media import content_type_of, input_of
 from recorder.playback.objects import living_objects, stored_object
 from recorder.services import Services
 from retention.model import Purpose
 from storage.errors import ObjectMissing, TamperedObject
-from storage.vault import StoredObject
+from storage.objects import Chunk
 
 __all__ = ["Audio", "audit_refusal", "close_idle_listens", "open_listen", "open_peaks", "stream"]
 
@@ -40,35 +40,6 @@ log = logging.getLogger("recorder.playback")
 
 _CLOSE_AT_ONCE = 200
 _RETRY_SECONDS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Audio:
-    """Something that may be streamed to one caller now.
-
-    Attributes:
-        listen_id: the listen its bytes are counted on; None where nothing is to be counted.
-        content_type: media type to serve it with.
-        size: complete length in bytes.
-        duration_ms: of the recording, where it is known.
-    """
-
-    recording_id: uuid.UUID
-    controller_id: uuid.UUID
-    obj: StoredObject
-    content_type: str
-    duration_ms: int | None
-    listen_id: uuid.UUID | None = None
-
-    @property
-    def size(self) -> int:
-        """Complete length in bytes."""
-        return self.obj.size
-
-    @property
-    def etag(self) -> str:
-        """Strong entity tag: a sealed object never changes, so its random id tells all (RFC 9110 8.8.3)."""
-        return f'"{self.obj.object_id.hex}-{self.obj.role}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +81,17 @@ async def open_listen(
     question = _Question(principal, recording_id, purpose, rendition, link_id, request_id)
     try:
         async with services.database.snapshot() as session:
-            audio = await _resolve(session, services, question, lock=False)
             now = services.clock.now()
-            known = await _open_one(session, services, question, audio, now) if counted else None
-        if not counted:
-            return audio
-        if known is not None:
-            return _counted(audio, known)
+            if not counted:
+                return await _resolve(session, services, question, lock=False)
+            # A listen that can only be a new one is decided once, below; its refusal costs a write anyway.
+            if await _open_one(session, services, question, None, now) is not None:
+                audio = await _resolve(session, services, question, lock=False)
+                known = await _open_one(session, services, question, audio, now)
+                if known is not None:
+                    return _counted(audio, known)
         async with services.database.transaction() as session:
-            # Decided again under lock: what begins now and what erases it see one another.
+            # Decided under lock: what begins now and what erases it see one another.
             audio = await _resolve(session, services, question, lock=True)
             now = services.clock.now()
             known = await _open_one(session, services, question, audio, now)
@@ -127,7 +100,7 @@ async def open_listen(
         await audit_refusal(services, principal, recording_id, purpose, refusal, request_id=request_id)
         raise
     except _NotMadeYet as missing:
-        await _order(services, missing.recording, "rendition")
+        await _order(services, missing.recording_id, "rendition")
         raise Unavailable(
             "The playback version of this call is being made; try again in a moment.",
             dependency="media",
@@ -164,7 +137,7 @@ async def open_peaks(
             raise Conflict(
                 "The audio of this call cannot be drawn: nothing here decodes it.", kind="not-playable"
             )
-        await _order(services, recording, "peaks")
+        await _order(services, recording_id, "peaks")
         raise Unavailable(
             "The wave of this call is being drawn; try again in a moment.",
             dependency="media",
@@ -203,7 +176,7 @@ async def _allowed_for_any(
 @asynccontextmanager
 async def stream(
     services: Services, audio: Audio, start: int = 0, end: int | None = None
-) -> AsyncIterator[AsyncIterator[bytes]]:
+) -> AsyncIterator[AsyncIterator[Chunk]]:
     """Verified pieces of [start, end); the first is verified on entering, so an answer can still be an error.
 
     What was handed out is counted on the listen, also when the caller goes away in the middle.
@@ -214,30 +187,18 @@ async def stream(
         storage.errors.StoreUnavailable: the store is away.
     """
     try:
-        opened = await services.vault.open_range(audio.obj, start, end)
+        opened = await services.vault.open_range(audio.obj, start, end, fetch=audio.fetch)
     except (TamperedObject, ObjectMissing) as error:
         raise await _corrupt(services, audio) from error
-    meter = _Meter(services, audio)
     try:
-        yield _pieces(services, audio, opened, meter)
+        yield _pieces(services, audio, opened, _Meter(services, audio))
     finally:
         await opened.aclose()
-        await _uncancelled(meter.settle())
-
-
-async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
-    """Finish short work although the caller is gone (the handler is then cancelled): it is still counted."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
 
 
 async def _pieces(
-    services: Services, audio: Audio, opened: AsyncIterator[bytes], meter: _Meter
-) -> AsyncIterator[bytes]:
+    services: Services, audio: Audio, opened: AsyncIterator[Chunk], meter: _Meter
+) -> AsyncIterator[Chunk]:
     while True:
         try:
             piece = await anext(opened)
@@ -245,64 +206,41 @@ async def _pieces(
             return
         except (TamperedObject, ObjectMissing) as error:
             raise await _corrupt(services, audio) from error
-        meter.count(len(piece))
-        await meter.tick()
+        await meter.count(len(piece))
         yield piece
 
 
 class _Meter:
-    """Counts what a listen was sent and writes it down now and then, so that a crash loses little."""
+    """Counts what one answer sends, and looks now and then whether its recording is still there."""
 
     def __init__(self, services: Services, audio: Audio) -> None:
         self._services = services
         self._audio = audio
-        self._bytes = 0
         self._every = timedelta(seconds=services.settings.listen_idle_seconds / 4)
-        self._written_at = services.clock.now()
+        self._looked_at = services.clock.now()
+        length = 0 if audio.duration_ms is None else audio.duration_ms
+        self._seconds_per_byte = 0.0 if audio.size == 0 else length / 1000 / audio.size
 
-    def count(self, size: int) -> None:
-        """Add bytes that are about to be sent."""
-        self._bytes += size
-        self._services.metrics.streamed.inc(size)
-
-    async def tick(self) -> None:
-        """Write down if it is time, and stop a stream whose recording is gone.
+    async def count(self, size: int) -> None:
+        """Add bytes that are about to be sent.
 
         Raises:
             Erased: the recording is no longer there.
         """
-        if self._audio.listen_id is None or self._services.clock.now() - self._written_at < self._every:
+        services, audio = self._services, self._audio
+        services.metrics.streamed.inc(size)
+        if audio.listen_id is None:
             return
-        if await self._write() is not RecordingState.STORED:
+        now = services.clock.now()
+        services.counts.add(services.database, audio.listen_id, size, size * self._seconds_per_byte, now)
+        if now - self._looked_at < self._every:
+            return
+        self._looked_at = now
+        await services.counts.flush(services.database)
+        async with services.database.snapshot() as session:
+            state = await session.scalar(sa.select(Recording.state).where(Recording.id == audio.recording_id))
+        if state is not RecordingState.STORED:
             raise Erased("the recording was taken away while it was heard")
-
-    async def settle(self) -> None:
-        """Write down what is left. The audio is out already, so a failure is only logged."""
-        if self._audio.listen_id is None or self._bytes == 0:
-            return
-        try:
-            await self._write()
-        except Unavailable:
-            log.warning("seconds of a listen not counted", extra={"listen": str(self._audio.listen_id)})
-
-    async def _write(self) -> RecordingState | None:
-        sent, self._bytes = self._bytes, 0
-        now = self._written_at = self._services.clock.now()
-        length, size = self._audio.duration_ms, self._audio.size
-        seconds = 0.0 if length is None or size == 0 else sent / size * length / 1000
-        async with self._services.database.transaction() as session:
-            await session.execute(
-                sa.update(Listen)
-                .where(Listen.id == self._audio.listen_id)
-                .values(
-                    bytes_sent=Listen.bytes_sent + sent,
-                    seconds=Listen.seconds + seconds,
-                    last_active_at=now,
-                    closed_at=None,  # closed while it paused: it closes again, with the new total
-                )
-            )
-            state = sa.select(Recording.state).where(Recording.id == self._audio.recording_id)
-            return await session.scalar(state)
 
 
 async def close_idle_listens(services: Services, now: datetime) -> int:
@@ -311,6 +249,7 @@ async def close_idle_listens(services: Services, now: datetime) -> int:
     Returns:
         How many were closed; call again while it is as many as fit into one step.
     """
+    await services.counts.flush(services.database)
     before = now - timedelta(seconds=services.settings.listen_idle_seconds)
     query = (
         sa.select(Listen, Recording.controller_id)
@@ -376,9 +315,9 @@ async def audit_refusal(
 class _NotMadeYet(Exception):
     """The rendition that answers does not exist yet."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording_id: uuid.UUID) -> None:
         super().__init__()
-        self.recording = recording
+        self.recording_id = recording_id
 
 
 async def _resolve(session: AsyncSession, services: Services, question: _Question, *, lock: bool) -> Audio:
@@ -401,7 +340,7 @@ async def _audio(session: AsyncSession, allowed: Allowed, role: ObjectRole) -> A
         if input_of(recording.media) is None or await _gave_up(session, recording.id, "rendition"):
             text = "No browser plays this call and nothing here can convert it; ask for rendition=original."
             raise Conflict(text, kind="not-playable")
-        raise _NotMadeYet(recording)
+        raise _NotMadeYet(recording.id)
     row, subject = objects[role]
     content_type = content_type_of(recording.media) if role is ObjectRole.ORIGINAL else row.content_type
     return Audio(
@@ -424,16 +363,16 @@ async def _gave_up(session: AsyncSession, recording_id: uuid.UUID, kind: str) ->
 
 
 async def _open_one(
-    session: AsyncSession, services: Services, question: _Question, audio: Audio, now: datetime
+    session: AsyncSession, services: Services, question: _Question, audio: Audio | None, now: datetime
 ) -> uuid.UUID | None:
-    """The listen that this request continues, if there is one."""
+    """The listen that this request continues, if there is one; without ``audio``, of whichever object."""
     since = now - timedelta(seconds=services.settings.listen_idle_seconds)
     link = Listen.link_id.is_(None) if question.link_id is None else Listen.link_id == question.link_id
     query = sa.select(Listen.id).where(
         Listen.recording_id == question.recording_id,
         Listen.actor == question.principal.actor,
         Listen.purpose == question.purpose.value,
-        Listen.object_id == audio.obj.object_id,
+        sa.true() if audio is None else Listen.object_id == audio.obj.object_id,
         Listen.closed_at.is_(None),
         Listen.last_active_at >= since,
         link,
@@ -480,30 +419,23 @@ async def _begin(session: AsyncSession, question: _Question, audio: Audio, now: 
 
 
 def _counted(audio: Audio, listen_id: uuid.UUID) -> Audio:
-    return Audio(
-        audio.recording_id,
-        audio.controller_id,
-        audio.obj,
-        audio.content_type,
-        audio.duration_ms,
-        listen_id,
-    )
+    return replace(audio, listen_id=listen_id)
 
 
-async def _order(services: Services, recording: Recording, kind: str) -> None:
+async def _order(services: Services, recording_id: uuid.UUID, kind: str) -> None:
     """Have a derivative made, unless that is under way."""
     now = services.clock.now()
     async with services.database.transaction() as session:
-        locked = await session.get(Recording, recording.id, with_for_update={"key_share": True})
+        locked = await session.get(Recording, recording_id, with_for_update={"key_share": True})
         if locked is None:
             raise NotFound("there is no such recording")
         waiting = sa.select(Job.id).where(
-            Job.target_id == recording.id,
+            Job.target_id == recording_id,
             Job.kind == kind,
             Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
         )
         if await session.scalar(waiting.limit(1)) is None:
-            enqueue(session, kind, recording.id, now=now)
+            enqueue(session, kind, recording_id, now=now)
 
 
 async def _corrupt(services: Services, audio: Audio) -> Corrupt:

@@ -46,6 +46,7 @@ async def hear_into(services: Services, audio: Audio, got: bytearray) -> None:
 
 
 async def listen_row(services: Services, audio: Audio) -> Listen:
+    await services.counts.flush(services.database)
     async with services.database.snapshot() as session:
         return await session.get_one(Listen, audio.listen_id)
 
