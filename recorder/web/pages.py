@@ -55,11 +55,17 @@ def mount(app: web.Application) -> None:
     desk.mount(app)
     app.router.add_get("/app/", page(home))
     app.router.add_get("/app/{other:.+}", page(nothing))
+    app.router.add_get("/favicon.ico", _icon)
     app.router.add_static("/static", HERE / "static")
 
 
 async def _home(request: web.Request) -> web.StreamResponse:
     raise web.HTTPSeeOther("/app/")
+
+
+async def _icon(request: web.Request) -> web.StreamResponse:
+    """Browsers ask here beside documents that name no icon, such as a certificate."""
+    raise web.HTTPMovedPermanently("/static/icon.svg")
 
 
 async def home(request: web.Request) -> web.StreamResponse:

@@ -166,7 +166,7 @@ function start(root) {
   };
   function tellSpeed() {
     speedButton.textContent = `${audio.playbackRate}×`;
-    speedButton.setAttribute("aria-label", `Speed, ${audio.playbackRate} times`);
+    speedButton.setAttribute("aria-label", `Speed ${audio.playbackRate}×`);
   }
 
   playButton.addEventListener("click", toggle);
