@@ -8,11 +8,14 @@ engine, which stays the only definition, decides one recording of each.
 
 `Profiler.of` takes anything; `Profiler.plain` takes recordings around which nothing happened (no
 hold, choice or request), as day numbers, because those are nearly all and come by the million.
+`Profiler.spans` goes one step further for them: of most days it does not matter which one of a long
+span it was, so whoever groups by day can group by span.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -22,6 +25,7 @@ from retention.model import (
     Choice,
     Facts,
     Hold,
+    Purpose,
     Request,
     Rule,
     Schedule,
@@ -34,6 +38,19 @@ __all__ = ["DayVector", "Profiler"]
 
 _OUT = -1
 """Instead of an end: the rule does not apply."""
+
+
+_FIELDS = {
+    TriggerKind.CALL_STARTED: ("started",),
+    TriggerKind.CALL_ENDED: ("ended",),
+    TriggerKind.LAST_CONTACT: ("contact", "started"),
+    TriggerKind.RELATIONSHIP_ENDED: ("relationship_ended", "started"),
+    TriggerKind.CONSENT_WITHDRAWN: ("started",),
+    TriggerKind.FINANCIAL_YEAR_END: ("financial_year_end", "started"),
+}
+"""From which days of a plain recording a trigger may be taken; a matter's closing is not among them."""
+
+_Cluster = tuple[tuple[tuple[bool, Period], ...], tuple[Period, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +88,17 @@ class Profiler:
         zone: The controller's IANA zone.
         now: The instant of the decisions; aware.
         horizons: Days ahead that matter besides.
+        year_end: The last day of the financial year in which a day lies, as ordinals; where a
+            customer has no financial year of its own.
     """
 
     def __init__(
-        self, schedules: Sequence[Schedule], zone: str, now: datetime, horizons: Iterable[int] = ()
+        self,
+        schedules: Sequence[Schedule],
+        zone: str,
+        now: datetime,
+        horizons: Iterable[int] = (),
+        year_end: Callable[[int], int] | None = None,
     ) -> None:
         self._schedules = tuple(schedules)
         self._zone = zone_of(zone)
@@ -82,6 +106,8 @@ class Profiler:
         moments = {now, *(now + timedelta(days=day) for day in horizons)}
         self._moments = tuple(sorted(moment.timestamp() for moment in moments))
         self._caps = tuple(dict.fromkeys(cap for s in self._schedules for cap in s.caps.values()))
+        self._year_end = year_end
+        self._by_day, self._ordered = self._entangled()
         self._ends: dict[tuple[int, bool, Period], float | None] = {}
         self._starts: dict[int, float] = {}
 
@@ -196,6 +222,79 @@ class Profiler:
         values += [self._end(started, False, cap) for cap in self._caps]
         return (plan, _order(values))
 
+    # -- days that need not be told apart ----------------------------------------------------------
+
+    def spans(self, name: str, first: int, last: int) -> list[tuple[int, int]] | None:
+        """Which days stand for which: ``(from this day on, this one stands for it)``, in order.
+
+        Replacing each day of a `DayVector` by the one that stands for it changes no comparison of
+        the profiler's schedules.
+
+        Args:
+            name: A field of `DayVector`.
+            first: The earliest day there is.
+            last: The latest.
+
+        Returns:
+            None if every day of this field has to be told apart: a purpose that the schedules treat
+            differently weighs periods from different events against each other.
+        """
+        if name in self._by_day:
+            return None
+        known: dict[Hashable, int] = {}
+        found: list[tuple[int, int]] = []
+        for day in range(first, last + 1):
+            stands = known.setdefault(self._feature(name, day), day)
+            if not found or found[-1][1] != stands:
+                found.append((day, stands))
+        return found
+
+    def _feature(self, name: str, day: int) -> Hashable:
+        """All that a day decides: how its periods lie to now and the horizons, and to each other."""
+        ends = [self._end(at, rule.after.calendar_year, rule.keep) for rule, at in self._from(name, day)]
+        if name == "started":
+            ends += [self._end(day, False, cap) for cap in self._caps]
+        places = tuple(_OUT if end is None else bisect_left(self._moments, end) for end in ends)
+        return places, tuple(_order(self._cluster(cluster, day)) for cluster in self._ordered.get(name, ()))
+
+    def _from(self, name: str, day: int) -> Iterator[tuple[Rule, int]]:
+        """The rules that may count from this day, and from which day they then count."""
+        for schedule in self._schedules:
+            for rule in schedule.rules:
+                kind = rule.after.kind
+                if name in _FIELDS.get(kind, ()):
+                    year = kind is TriggerKind.FINANCIAL_YEAR_END and name == "started"
+                    if not year:
+                        yield rule, day
+                    elif self._year_end is not None:
+                        yield rule, self._year_end(day)
+
+    def _cluster(self, cluster: _Cluster, day: int) -> list[float | None]:
+        periods = [self._end(day, calendar_year, keep) for calendar_year, keep in cluster[0]]
+        return periods + [self._end(day, False, cap) for cap in cluster[1]]
+
+    def _entangled(self) -> tuple[frozenset[str], dict[str, list[_Cluster]]]:
+        """Fields that are needed to the day, and by field the periods whose order matters."""
+        # A call may not end before it begins, so neither of the two can be stood for alone.
+        kinds = {rule.after.kind for schedule in self._schedules for rule in schedule.rules}
+        by_day = {"started", "ended"} if TriggerKind.CALL_ENDED in kinds else set()
+        ordered: dict[str, list[_Cluster]] = {}
+        for purpose in Purpose:
+            if len({_treatment(schedule, purpose) for schedule in self._schedules}) == 1:
+                continue  # treated alike, so no window of it moves
+            rules = {r for s in self._schedules for r in s.rules if purpose in r.purposes}
+            caps = tuple(dict.fromkeys(s.caps[purpose] for s in self._schedules if purpose in s.caps))
+            fields = {f for rule in rules for f in _FIELDS.get(rule.after.kind, ())}
+            fields |= {"started"} if caps else set()
+            periods = tuple({(rule.after.calendar_year, rule.keep) for rule in rules})
+            if len(fields) == 1:
+                ordered.setdefault(fields.pop(), []).append((periods, caps))
+            elif len(periods) + len(caps) > 1 and not (
+                len({rule.after.kind for rule in rules}) == 1 and not caps and _always_ordered(periods)
+            ):
+                by_day |= fields
+        return frozenset(by_day), ordered
+
     def _begin(self, day: int) -> float:
         found = self._starts.get(day)
         if found is None:
@@ -216,6 +315,24 @@ class Profiler:
                 end = None
             self._ends[key] = end
             return end
+
+
+def _treatment(schedule: Schedule, purpose: Purpose) -> Hashable:
+    rules = frozenset(
+        (rule.keep, rule.after, rule.when, rule.statutory is None)
+        for rule in schedule.rules
+        if purpose in rule.purposes
+    )
+    return rules, schedule.caps.get(purpose)
+
+
+def _always_ordered(periods: Sequence[tuple[bool, Period]]) -> bool:
+    """Whether of periods from one and the same event it is known from the start which are longer."""
+    if len({calendar_year for calendar_year, _ in periods}) > 1:
+        return False
+    keeps = [keep for _, keep in periods]
+    # Strictly: months, or years, or days alone; P1M and P30D change places from month to month.
+    return len({keep.days for keep in keeps}) == 1 or len({keep.months for keep in keeps}) == 1
 
 
 def _contradicts(facts: Facts) -> bool:

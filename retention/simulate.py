@@ -152,7 +152,9 @@ def compare(
                 result.due_new[day].add(group)
         if after.undecided:
             result.undecided_new.add(group)
-        if _ends_earlier(after.erase_on, before.erase_on) and not after.undecided:
+        # What is due under the old schedule as well is no longer anybody's to lose.
+        overdue = before.erase_on is not None and before.erase_on <= now
+        if _ends_earlier(after.erase_on, before.erase_on) and not after.undecided and not overdue:
             result.shortens = True
         for purpose in Purpose:
             _move(result, group, purpose, before, after, now)
