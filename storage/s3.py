@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import ssl
+import time
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,10 @@ __all__ = ["S3Store"]
 # S3 takes 10,000 parts of one upload, so an unknown length ends at 10,000 * PART_SIZE = 78 GiB.
 _MAX_PARTS: Final = 10_000
 _READ_BUFFER: Final = 256 * 1024
+_SMALL: Final = 256 * 1024
 _PRESIGNED_FOR: Final = timedelta(minutes=15)
+_REUSED_FOR: Final = 300.0  # seconds; far inside what it is signed for, whatever the clocks do
+_MOST_SIGNED: Final = 4096
 _PAGE: Final = 1000
 _THREADS: Final = 4
 _NULL: Final = "null"
@@ -99,6 +103,7 @@ class S3Store:
         self._tls = ssl.create_default_context(cafile=ca_file) if secure else None
         self._session: aiohttp.ClientSession | None = None
         self._capabilities: Capabilities | None = None
+        self._signed: dict[tuple[str, str | None], tuple[URL, float]] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
         pool = urllib3.PoolManager(
             maxsize=_THREADS,
@@ -316,8 +321,24 @@ class S3Store:
         version_id: str | None = None,
         query: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
-        body: AsyncIterable[Chunk] | None = None,
+        body: AsyncIterable[Chunk] | bytes | None = None,
     ) -> aiohttp.ClientResponse:
+        url = (
+            self._readable(key, version_id)
+            if method == "GET" and query is None
+            else self._presigned(method, key, version_id, query)
+        )
+        try:
+            return await self._client().request(
+                method, url, headers=headers, data=body, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # The vendor's text would quote the URL and with it the signature, so it is named by type only.
+            raise StoreUnavailable(f"the S3 server cannot be reached ({type(error).__name__})") from None
+
+    def _presigned(
+        self, method: str, key: str, version_id: str | None, query: dict[str, str] | None = None
+    ) -> URL:
         # The signature covers method, host, path and query; headers and body travel unsigned, inside TLS.
         url = self._minio.get_presigned_url(
             method,
@@ -327,13 +348,18 @@ class S3Store:
             version_id=version_id,
             extra_query_params=dict[str, str | list[str] | tuple[str]](query or {}),
         )
-        try:
-            return await self._client().request(
-                method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False
-            )
-        except (aiohttp.ClientError, TimeoutError) as error:
-            # The vendor's text would quote the URL and with it the signature, so it is named by type only.
-            raise StoreUnavailable(f"the S3 server cannot be reached ({type(error).__name__})") from None
+        return URL(url, encoded=True)
+
+    def _readable(self, key: str, version_id: str | None) -> URL:
+        """The URL to GET an object from: signed once for all ranges that are read within minutes."""
+        now = time.monotonic()
+        signed = self._signed.get((key, version_id))
+        if signed is None or signed[1] <= now:
+            signed = (self._presigned("GET", key, version_id), now + _REUSED_FOR)
+            if len(self._signed) >= _MOST_SIGNED:
+                self._signed.clear()
+            self._signed[key, version_id] = signed
+        return signed[0]
 
     async def _send(
         self, key: str, body: AsyncIterable[Chunk], size: int, query: dict[str, str] | None = None
@@ -342,8 +368,11 @@ class S3Store:
         headers = {"Content-Length": str(size)}
         try:
             async with asyncio.timeout(None) as patience:
+                # A small body is gathered first: it then leaves in one piece with its header.
+                data = outgoing.run(patience)
+                whole = b"".join([piece async for piece in data]) if size <= _SMALL else None
                 response = await self._request(
-                    "PUT", key, query=query, headers=headers, body=outgoing.run(patience)
+                    "PUT", key, query=query, headers=headers, body=data if whole is None else whole
                 )
                 async with response:
                     await self._raise_for(response, key, None)

@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from aiohttp import web
@@ -178,11 +179,7 @@ def parse_query(model: type[M], request: web.Request) -> M:
     Raises:
         InvalidInput: naming each parameter.
     """
-    lists = {
-        info.alias or name
-        for name, info in model.model_fields.items()
-        if "list" in str(info.annotation) or "tuple" in str(info.annotation)
-    }
+    lists = _lists(model)
     values: dict[str, Any] = {}
     for name in request.query:
         every = request.query.getall(name)
@@ -195,6 +192,16 @@ def parse_query(model: type[M], request: web.Request) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise invalid(error, query=True) from None
+
+
+@cache
+def _lists(model: type[BaseModel]) -> frozenset[str]:
+    """Parameters that may be given more than once."""
+    return frozenset(
+        info.alias or name
+        for name, info in model.model_fields.items()
+        if "list" in str(info.annotation) or "tuple" in str(info.annotation)
+    )
 
 
 async def parse_body(model: type[M], request: web.Request, *, optional: bool = False) -> M:

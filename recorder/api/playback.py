@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Final
@@ -35,7 +36,9 @@ from recorder.playback.decide import Rendition
 from recorder.playback.memory import KnownListen
 from recorder.playback.ranges import matches, select_range
 from retention.model import Purpose
+from storage.objects import Chunk
 
+_AT_ONCE: Final = 256 * 1024
 AUDIO_PATH: Final = "/api/v1/recordings/{id}/audio"
 CONTINUED: web.RequestKey[Continued] = web.RequestKey("continued", Continued)
 CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("credential", object)  # type: ignore[arg-type]  # a union
@@ -227,7 +230,7 @@ async def delete_link(call: ApiCall) -> web.StreamResponse:
 async def _send(call: ApiCall, audio: Audio) -> web.StreamResponse:
     """Answer with what the request's preconditions and range ask for (RFC 9110 sections 13.2.2 and 14)."""
     request = call.request
-    response = web.StreamResponse(headers=_headers(audio))
+    response = _Stream(headers=_headers(audio))
     if_match, if_none_match = request.headers.get(hdrs.IF_MATCH), request.headers.get(hdrs.IF_NONE_MATCH)
     if if_match is not None and not matches(if_match, audio.etag, weak=False):
         return web.Response(status=412, headers={"ETag": audio.etag})
@@ -252,6 +255,9 @@ async def _send(call: ApiCall, audio: Audio) -> web.StreamResponse:
             response.set_status(206)
             response.headers[hdrs.CONTENT_RANGE] = chosen.content_range
         response.content_length = chosen.length
+        if chosen.length <= _AT_ONCE:
+            # So little that it is whole in memory before the first byte: every failure is still an answer.
+            return await _send_at_once(request, response, pieces)
         # From here a failure must break the connection: ending early would look like the end.
         request[STREAMING] = True
         await response.prepare(request)
@@ -259,6 +265,23 @@ async def _send(call: ApiCall, audio: Audio) -> web.StreamResponse:
             await response.write(piece)
         await response.write_eof()
     return response
+
+
+async def _send_at_once(
+    request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[Chunk]
+) -> web.StreamResponse:
+    body = [piece async for piece in pieces]
+    request[STREAMING] = True
+    await response.prepare(request)
+    await response.write(body[0] if len(body) == 1 else b"".join(body))
+    await response.write_eof()
+    return response
+
+
+class _Stream(web.StreamResponse):
+    """Its header section leaves together with the first piece of the body, which is there already."""
+
+    _send_headers_immediately = False
 
 
 def _headers(audio: Audio) -> dict[str, str]:
