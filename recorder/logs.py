@@ -1,6 +1,7 @@
 """Structured logs: one JSON object a line, random ids only.
 
-Exceptions are logged by type and place, never by message: a driver's message may quote a row.
+Exceptions are logged by type and place, never by message: a driver's message may quote a row. So may what
+libraries log; of theirs only the place is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+_OURS = frozenset({"recorder", "storage", "retention"})
+
 
 class JsonFormatter(logging.Formatter):
     """Formats a record, with what was passed as ``extra``, as one JSON line."""
@@ -25,9 +28,13 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
         }
-        entry |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        if record.name.partition(".")[0] in _OURS:
+            entry["event"] = record.getMessage()
+            entry |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        else:
+            # A library quotes what it works on: at DEBUG, aiosqlite logs each statement with its parameters.
+            entry |= {"event": "message of a library", "where": f"{record.filename}:{record.lineno}"}
         if record.exc_info and record.exc_info[1] is not None:
             entry |= describe(record.exc_info[1])
         return json.dumps(entry, ensure_ascii=False, default=str)

@@ -81,7 +81,15 @@ async def request_approval(
         details: What exactly is approved: counts, codes, random ids and times only.
         life: How long it may be decided and used.
         request_id: Ties the audit entry to the service's logs.
+
+    Raises:
+        Forbidden: a token asks that no person answers for, so nobody can be told from its holder.
     """
+    if principal.kind == "token" and await _owner(session, principal.id) is None:
+        raise Forbidden(
+            "Nobody answers for this token, so its holder could approve; ask with an account.",
+            reason="token-without-owner",
+        )
     asked = dict(details or {})
     known = await session.execute(
         sa.select(Approval).where(
@@ -128,7 +136,7 @@ async def ask(
     """Ask for a second person ahead of the step; see :func:`request_approval` for the arguments.
 
     Raises:
-        Forbidden: the caller may not take that step.
+        Forbidden: the caller may not take that step, or is a token that no person answers for.
         InvalidInput: no step of this name needs a second person.
     """
     if action not in STEPS:
@@ -310,9 +318,14 @@ async def _same_person(session: AsyncSession, principal: Principal, actor: str) 
     kind, _, identity = actor.partition(":")
     if kind != "token":
         return False
-    # A person who asks through a token of their own is still that person.
-    owner = await session.execute(sa.select(ApiToken.owner_id).where(ApiToken.id == uuid.UUID(identity)))
-    return str(owner.scalar()) == principal.id
+    # A person who asks through a token of their own is still that person; who holds a token that nobody
+    # answers for may be anybody.
+    owner = await _owner(session, identity)
+    return owner is None or str(owner) == principal.id
+
+
+async def _owner(session: AsyncSession, token_id: str) -> uuid.UUID | None:
+    return await session.scalar(sa.select(ApiToken.owner_id).where(ApiToken.id == uuid.UUID(token_id)))
 
 
 def _view(row: Approval, now: datetime) -> ApprovalView:

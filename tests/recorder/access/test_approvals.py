@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from recorder.access.accounts import load_principal
 from recorder.access.approvals import (
@@ -22,7 +23,7 @@ from recorder.access.approvals import (
 from recorder.access.principals import Principal
 from recorder.access.tokens import authenticate_token, issue_token
 from recorder.catalogue.enums import ApprovalState, Role
-from recorder.catalogue.tables import Controller
+from recorder.catalogue.tables import Approval, Controller
 from recorder.clock import ManualClock
 from recorder.errors import Conflict, Forbidden, InvalidInput, NotFound
 from recorder.services import Services
@@ -117,6 +118,27 @@ async def test_nobody_approves_their_own_request(
     with pytest.raises(Forbidden) as refusal:
         await decide_approval(services, token, view.id, approve=True)
     assert refusal.value.reason == "not-a-person"
+
+
+async def test_a_token_that_nobody_answers_for_asks_for_nothing(
+    services: Services, controller: Controller, people: People, asked: Ask
+) -> None:
+    issued = await issue_token(
+        services, CONSOLE, controller_id=controller.id, label="script", role=Role.LEGAL
+    )
+    token = await authenticate_token(services, issued.token)
+    with pytest.raises(Forbidden) as refusal:
+        await asked(token, "hold-2")
+    assert refusal.value.reason == "token-without-owner"
+    # One that was asked for by such a token before cannot be approved by whoever may hold it.
+    view = await asked()
+    async with services.database.transaction() as session:
+        await session.execute(
+            sa.update(Approval).where(Approval.id == view.id).values(requested_by=token.actor)
+        )
+    with pytest.raises(Forbidden) as refusal:
+        await decide_approval(services, people[Role.PRIVACY], view.id, approve=True)
+    assert refusal.value.reason == "own-request"
 
 
 async def test_only_who_has_the_right_decides_or_asks(
