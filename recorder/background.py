@@ -20,6 +20,7 @@ from recorder.errors import Conflict, Erased
 from recorder.ingest.probe import check_media
 from recorder.jobs.chores import standard_chores
 from recorder.jobs.clockwork import Chore, Clockwork
+from recorder.jobs.findings import count_open
 from recorder.jobs.worker import GiveUp, Handler, Worker
 from recorder.playback.ffmpeg import MediaError
 from recorder.playback.renditions import make_peaks, make_rendition
@@ -106,6 +107,8 @@ class Background:
         async with self._services.database.snapshot() as session:
             metrics.overdue_erasures.set(await overdue(session, self._services.clock.now()))
             counts = (await session.execute(query)).all()
+            for kind, found in (await count_open(session)).items():
+                metrics.findings.labels(kind).set(found)
         metrics.jobs.clear()
         for kind, state, count in counts:
             metrics.jobs.labels(kind, state.value).set(count)

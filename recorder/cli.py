@@ -8,6 +8,7 @@ import click
 
 from recorder.commands import (
     audit,
+    backup,
     controllers,
     demo,
     doctor,
@@ -16,6 +17,7 @@ from recorder.commands import (
     push,
     redact,
     schedules,
+    scrub,
     service,
     sources,
     tokens,
@@ -50,7 +52,10 @@ for command in (
     schedules.schedule,
     erasure.sweep,
     erasure.erase,
+    backup.backup,
+    backup.restore_check,
     redact.redact,
+    scrub.scrub,
     keys.keys,
     audit.audit,
 ):

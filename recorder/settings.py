@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     sweep_at: str = Field("02:30", description="local time of the nightly sweep")
     sweep_brake_count: Annotated[int, Field(gt=0)] = 1000
     sweep_brake_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    scrub_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.034, description="share of all objects that is re-read and verified each night"
+    )
     backup_window_days: Annotated[int, Field(ge=0)] = 35
     trusted_proxies: tuple[str, ...] = ()
     log_level: str = "INFO"

@@ -7,12 +7,15 @@ mark that a slow transaction could slip under.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Final
 
+import jwt
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from jwt import PyJWS
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.audit import merkle, notes
@@ -24,6 +27,8 @@ from recorder.services import Services
 from storage.objects import Version
 
 COPIES: Final = "log/checkpoints/"
+RESTORES: Final = "log/restores/"
+RESTORE_TYPE: Final = "log-restore+jws"
 _LEADER: Final = 0x7461_6C6C_6C6F_67  # advisory lock of PostgreSQL; any constant of our own
 _BATCH: Final = 2000
 
@@ -190,14 +195,33 @@ def copy_key(size: int, root: bytes) -> str:
 
 
 async def copies(services: Services) -> AsyncIterator[Version]:
-    """Every copy that the object store keeps, by size; delete markers do not hide any.
+    """Every copy that the log must continue, by size; delete markers do not hide any.
+
+    Left out are those that a restore abandoned which a person has accepted; see `recorder.audit.restores`.
 
     Raises:
+        Corrupt: an accepted restore in the store is not signed by this log's key.
         StorageError: the store is away or refuses.
     """
+    abandoned = await _abandoned(services)
     async for version in services.store.versions(COPIES):
-        if not version.is_delete_marker:
+        if not version.is_delete_marker and version.key not in abandoned:
             yield version
+
+
+async def _abandoned(services: Services) -> frozenset[str]:
+    found: set[str] = set()
+    async for stat in services.store.list(RESTORES):
+        async with services.store.get(stat.key) as pieces:
+            raw = b"".join([piece async for piece in pieces])
+        try:
+            if jwt.get_unverified_header(raw).get("typ") != RESTORE_TYPE:
+                raise ValueError(RESTORE_TYPE)
+            document = json.loads(PyJWS().decode(raw, log_key(services), algorithms=["EdDSA"]))
+            found.update(map(str, document["abandoned"]))
+        except (jwt.InvalidTokenError, ValueError, KeyError, TypeError):
+            raise Corrupt(f"the accepted restore {stat.key} is not signed by this log") from None
+    return frozenset(found)
 
 
 async def newest_copy(services: Services) -> Checkpoint | None:

@@ -5,6 +5,7 @@ What belongs to other parts (the log, playback) is handed in by the composition 
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime, time, timedelta
@@ -31,6 +32,7 @@ from recorder.disposition.rotation import rewrap_outdated
 from recorder.disposition.sweeping import BRAKE_ACTION, sweep
 from recorder.jobs.clockwork import Chore
 from recorder.jobs.reconcile import reconcile
+from recorder.jobs.scrub import Scrubbed, scrub
 from recorder.services import Services
 
 _KEEP_DONE: Final = timedelta(days=1)
@@ -59,6 +61,7 @@ def standard_chores(
         Chore("store-holds", timedelta(minutes=10), lambda: align_holds(services)),
         Chore("matter-reviews", timedelta(hours=1), lambda: matter_reviews(services)),
         Chore("housekeeping", timedelta(minutes=10), lambda: housekeeping(services)),
+        Chore("scrub", timedelta(minutes=10), lambda: scrub_tonight(services)),
         Chore("reconcile", timedelta(hours=6), lambda: reconcile(services, services.clock.now())),
     )
 
@@ -156,6 +159,14 @@ async def align_holds(services: Services) -> int:
 async def matter_reviews(services: Services) -> None:
     """Say in the log that a matter's review is due, and count those that wait."""
     services.metrics.matter_reviews.set(await remind_of_reviews(services, services.clock.now()))
+
+
+async def scrub_tonight(services: Services) -> Scrubbed:
+    """Read and verify this night's share of all objects, from ``sweep_at`` (UTC) on; go on where it stood."""
+    settings = services.settings
+    # Zone data is read from disk; not in the event loop.
+    began = await asyncio.to_thread(last_sweep_time, settings.sweep_at, "UTC", services.clock.now())
+    return await scrub(services, settings.scrub_share, night=began.date().isoformat())
 
 
 async def housekeeping(services: Services) -> None:

@@ -1,14 +1,15 @@
 """Catalogue and object store, compared both ways.
 
 A process that dies between storing an object and committing its row leaves an orphan: bytes that nobody was
-promised. A row whose object is missing is the opposite and far worse: it is reported, never "repaired".
+promised. A row whose object is missing is the opposite and far worse: it becomes a finding for a person
+(`recorder.jobs.findings`), as does an object of another size, and any foreign version under its key.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,10 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import RecordingState
-from recorder.catalogue.tables import Recording, StoredObjectRow
+from recorder.catalogue.tables import Recording, RequestPackage, StoredObjectRow
+from recorder.jobs.findings import Seen, close_gone, report
 from recorder.services import Services
 from storage.errors import ObjectLocked, ObjectMissing
-from storage.objects import Upload
+from storage.objects import Upload, Version
 
 log = logging.getLogger("recorder.reconcile")
 
@@ -42,6 +44,7 @@ class Findings:
         missing: ids of objects whose row says that they live and that the store does not have.
         resized: ids of objects that have another size in the store.
         locked: keys of orphans that the store would not delete.
+        extra: keys of our objects under which other versions or delete markers lie.
     """
 
     orphans: list[str] = field(default_factory=list)
@@ -49,11 +52,13 @@ class Findings:
     missing: list[uuid.UUID] = field(default_factory=list)
     resized: list[uuid.UUID] = field(default_factory=list)
     locked: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
     @property
     def alarming(self) -> bool:
         """Whether a person has to look."""
-        return bool(self.missing or self.resized or self.locked)
+        return bool(self.missing or self.resized or self.locked or self.extra)
 
 
 async def reconcile(services: Services, now: datetime, *, grace: timedelta = GRACE) -> Findings:
@@ -63,44 +68,64 @@ async def reconcile(services: Services, now: datetime, *, grace: timedelta = GRA
         storage.errors.StoreUnavailable, recorder.errors.Unavailable: a dependency is away; nothing is lost.
     """
     findings = Findings()
+    began = services.clock.now()
     await _orphans(services, now - grace, findings)
     await _uploads(services, now - grace, findings)
     await _missing(services, now - grace, findings)
     await _report(services, findings, now)
+    await report(services, findings.seen, began)
+    await close_gone(services, ("missing", "resized", "extra_version", "locked"), began, now)
     return findings
 
 
 async def _orphans(services: Services, before: datetime, findings: Findings) -> None:
-    page: list[str] = []
-    seen: str | None = None
+    page: dict[str, list[Version]] = {}
     # Versions rather than objects: what lies below a delete marker takes space and can be read, too.
     async for version in services.store.versions(PREFIX):
-        if version.modified >= before or version.key == seen:
+        if version.modified >= before:
             continue
-        seen = version.key
-        page.append(version.key)
-        if len(page) == _PAGE:
-            await _delete_unknown(services, page, findings)
-            page = []
-    await _delete_unknown(services, page, findings)
+        if len(page) == _PAGE and version.key not in page:
+            await _judge(services, page, findings)
+            page = {}
+        page.setdefault(version.key, []).append(version)
+    await _judge(services, page, findings)
 
 
-async def _delete_unknown(services: Services, keys: Sequence[str], findings: Findings) -> None:
-    if not keys:
+async def _judge(services: Services, page: Mapping[str, Sequence[Version]], findings: Findings) -> None:
+    """Delete what nobody was promised; keep for a person what lies beside an object of ours."""
+    if not page:
         return
     async with services.database.snapshot() as session:
-        query = sa.select(StoredObjectRow.key).where(
-            StoredObjectRow.key.in_(keys), StoredObjectRow.deleted_at.is_(None)
+        query = sa.select(StoredObjectRow).where(
+            StoredObjectRow.key.in_(page), StoredObjectRow.deleted_at.is_(None)
         )
-        known = set(await session.scalars(query))
-    for key in keys:
-        if key in known:
-            continue
-        try:
-            await services.vault.destroy(key)
-            findings.orphans.append(key)
-        except ObjectLocked:
-            findings.locked.append(key)
+        known = {row.key: row for row in await session.scalars(query)}
+        packages = sa.select(RequestPackage.key).where(
+            RequestPackage.key.in_(page), RequestPackage.deleted_at.is_(None)
+        )
+        others = set(await session.scalars(packages))
+    for key, versions in page.items():
+        if (row := known.get(key)) is not None:
+            _compare(row, versions, findings)
+        elif key not in others:
+            try:
+                await services.vault.destroy(key)
+                findings.orphans.append(key)
+            except ObjectLocked:
+                findings.locked.append(key)
+                findings.seen.append(Seen("locked", key))
+
+
+def _compare(row: StoredObjectRow, versions: Sequence[Version], findings: Findings) -> None:
+    foreign = [v for v in versions if v.version_id != row.version_id]
+    if not foreign or row.wrapped_key is None:
+        return  # an erasure that is under way deletes them all
+    findings.extra.append(row.key)
+    detail = {
+        "versions": [v.version_id for v in foreign][:20],
+        "markers": sum(v.is_delete_marker for v in foreign),
+    }
+    findings.seen.append(Seen("extra_version", row.key, row, detail))
 
 
 async def _uploads(services: Services, before: datetime, findings: Findings) -> None:
@@ -136,9 +161,12 @@ async def _missing(services: Services, before: datetime, findings: Findings) -> 
             except ObjectMissing:
                 if await _still_lives(services, row.id):
                     findings.missing.append(row.id)
+                    findings.seen.append(Seen("missing", row.key, row, {"role": str(row.role)}))
                 continue
             if stat.size != row.sealed_size:
                 findings.resized.append(row.id)
+                sizes = {"role": str(row.role), "wanted": row.sealed_size, "found": stat.size}
+                findings.seen.append(Seen("resized", row.key, row, sizes))
         after = rows[-1].id
 
 
@@ -168,6 +196,7 @@ async def _report(services: Services, findings: Findings, now: datetime) -> None
                 "missing": len(findings.missing),
                 "resized": len(findings.resized),
                 "locked": len(findings.locked),
+                "extra": len(findings.extra),
             },
         )
 
