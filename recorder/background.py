@@ -25,8 +25,10 @@ from recorder.jobs.worker import GiveUp, Handler, Worker
 from recorder.playback.ffmpeg import MediaError
 from recorder.playback.renditions import make_peaks, make_rendition
 from recorder.playback.serve import close_idle_listens
+from recorder.rights import packages
 from recorder.rights.deciding import ERASURE_JOB, carry_out
 from recorder.rights.reminders import remind
+from recorder.rights.shredding import expire
 from recorder.services import Services
 
 
@@ -46,6 +48,7 @@ class Background:
         own = (
             Chore("gauges", timedelta(seconds=15), self._gauges),
             Chore("request-reminders", timedelta(minutes=15), lambda: remind(services)),
+            Chore("packages", timedelta(minutes=5), lambda: expire(services)),
         )
         self._clockwork = Clockwork([*chores, *own])
 
@@ -90,6 +93,13 @@ class Background:
             except Conflict as error:
                 raise GiveUp(error.message) from error
 
+        async def rights_package(package_id: uuid.UUID, _payload: Mapping[str, Any]) -> None:
+            try:
+                await packages.build(services, package_id)
+            except MediaError as error:
+                await packages.fail(services, package_id, "media")
+                raise GiveUp(error.message) from error
+
         async def rights_erasure(rights_id: uuid.UUID, _payload: Mapping[str, Any]) -> None:
             await carry_out(services, rights_id)
 
@@ -99,6 +109,7 @@ class Background:
             "peaks": peaks,
             "redaction": redaction,
             ERASURE_JOB: rights_erasure,
+            packages.PACKAGE_JOB: rights_package,
         }
 
     async def _gauges(self) -> None:

@@ -9,18 +9,19 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from recorder.api.framework import ApiCall, Route, no_content
+from recorder.api.framework import STREAMING, ApiCall, Route, json_response, no_content
 from recorder.catalogue.enums import (
     IdentityMethod,
     IdentityOutcome,
+    PackageState,
     RequestChannel,
     RequestStage,
 )
-from recorder.catalogue.tables import RightsRequest
+from recorder.catalogue.tables import RequestPackage, RightsRequest
 from recorder.customers.records import Text
-from recorder.errors import Conflict, InvalidInput, NotFound
+from recorder.errors import Conflict, Erased, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
-from recorder.rights import deciding, notices, register, replies
+from recorder.rights import deciding, notices, packages, register, replies
 from recorder.rights.deciding import Decided, Refusal
 from recorder.rights.register import NewRequest, RequestView
 from recorder.rights.reminders import SOON, urgency
@@ -191,6 +192,26 @@ class RequestAnswer(RequestSummary):
     candidates: list[uuid.UUID] = Field(
         description="calls that may be the customer's and wait for a person's word; not part of the request"
     )
+
+
+class ExportQuery(_Strict):
+    """The copies themselves, or only how far they are."""
+
+    status: bool = Field(False, description="only say how far they are, also when they are finished")
+
+
+class PackageAnswer(BaseModel):
+    """A package of copies."""
+
+    id: uuid.UUID
+    state: PackageState
+    done: int = Field(description="recordings copied so far")
+    total: int
+    size: int | None
+    error: str | None
+    created_at: datetime
+    built_at: datetime | None
+    expires_at: datetime | None
 
 
 class RequestsAnswer(BaseModel):
@@ -389,6 +410,57 @@ async def post_acknowledgement(call: ApiCall) -> web.StreamResponse:
     return no_content()
 
 
+async def post_export(call: ApiCall) -> web.StreamResponse:
+    """Have copies made."""
+    package = await packages.order(call.services, call.principal, call.uuid("id"), request_id=call.request_id)
+    return json_response(_package(package), 202)
+
+
+async def get_export(call: ApiCall) -> web.StreamResponse:
+    """The copies, or how far they are."""
+    query: ExportQuery = call.query
+    package = await packages.status(
+        call.services, call.principal, call.uuid("id"), request_id=call.request_id
+    )
+    if query.status:
+        return json_response(_package(package))
+    if package.state in {PackageState.QUEUED, PackageState.BUILDING}:
+        return json_response(_package(package), 202, {"Retry-After": "5"})
+    found = await packages.open_download(
+        call.services, call.principal, call.uuid("id"), request_id=call.request_id
+    )
+    # The first segment is verified before anything is promised; a later failure breaks the connection.
+    async with call.services.vault.read(found.obj) as pieces:
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "application/zip",
+                "Content-Disposition": f'attachment; filename="{found.file_name}"',
+                "Cache-Control": "private, no-store",
+            }
+        )
+        response.content_length = found.obj.size
+        call.request[STREAMING] = True
+        await response.prepare(call.request)
+        async for piece in pieces:
+            await response.write(piece)
+    await response.write_eof()
+    return response
+
+
+def _package(package: RequestPackage) -> PackageAnswer:
+    return PackageAnswer(
+        id=package.id,
+        state=package.state,
+        done=package.done,
+        total=package.total,
+        size=package.size,
+        error=package.error,
+        created_at=package.created_at,
+        built_at=package.built_at,
+        expires_at=package.expires_at,
+    )
+
+
 async def get_reply(call: ApiCall) -> web.StreamResponse:
     """The letter."""
     query: ReplyQuery = call.query
@@ -492,6 +564,29 @@ ROUTES: tuple[Route, ...] = (
         "requests",
         status=204,
         raises=(NotFound, Conflict),
+    ),
+    Route(
+        "POST",
+        "/api/v1/requests/{id}/export",
+        post_export,
+        "Have the copies of a granted access or portability request made",
+        "requests",
+        answer=PackageAnswer,
+        status=202,
+        raises=(NotFound, Conflict),
+    ),
+    Route(
+        "GET",
+        "/api/v1/requests/{id}/export",
+        get_export,
+        "The copies as a ZIP file, or how far they are",
+        "requests",
+        query=ExportQuery,
+        answer=PackageAnswer,
+        raw=True,
+        answer_types=("application/zip",),
+        other={202: "They are being made"},
+        raises=(NotFound, Conflict, Erased),
     ),
     Route(
         "GET",

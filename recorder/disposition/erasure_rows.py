@@ -45,6 +45,7 @@ from recorder.disposition.facts import ALIVE
 from recorder.disposition.rekeying import lock_recordings_of, lock_subject, move_recordings
 from recorder.jobs.queue import enqueue
 from recorder.playback.spans import card_spans
+from recorder.rights import shredding
 from recorder.services import Services
 
 GONE = (RecordingState.ERASING, RecordingState.ERASED)
@@ -210,6 +211,8 @@ async def destroy(session: AsyncSession, services: Services, erasure: Erasure, n
             known.setdefault(entry["id"], entry)
         item.detail = {**item.detail, "objects": list(known.values())}
     destroyed: list[Subject] = []
+    # Packages of copies that were made to answer a request hold the same voice.
+    await shredding.forget(session, gone, erasure.customer_id, now)
     if erasure.scope == "original":
         await _owe_new_key(session, gone)
     else:

@@ -10,13 +10,23 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from recorder.catalogue.sealed_fields import CONTACT_NOTE, CUSTOMER_BATCH, CUSTOMER_RECORD, RECORDING_METADATA
+from recorder.catalogue.sealed_fields import (
+    CONTACT_NOTE,
+    CUSTOMER_BATCH,
+    CUSTOMER_RECORD,
+    RECORDING_METADATA,
+    REQUEST_NOTICE,
+    REQUEST_RECORD,
+)
 from recorder.catalogue.tables import (
     BlindIndex,
     Contact,
     Customer,
     CustomerBatch,
     Recording,
+    RequestNotice,
+    RequestPackage,
+    RightsRequest,
     StoredObjectRow,
     Subject,
 )
@@ -127,6 +137,42 @@ async def move_customer_fields(
         for row in rows:
             row.sealed = _resealed(keyring, old, new, field, row.id, row.sealed)
     await session.flush()
+
+
+async def move_request(
+    session: AsyncSession, keyring: Keyring, old: SubjectKeyRef, new: SubjectKeyRef
+) -> None:
+    """Re-seal a data subject's request and its notices, and re-wrap its package, under the new key."""
+    mine = RightsRequest.subject_id == uuid.UUID(old.subject_id)
+    theirs = sa.select(RightsRequest.id).where(mine).scalar_subquery()
+    for request in await session.scalars(sa.select(RightsRequest).where(mine)):
+        if request.sealed is not None:
+            request.sealed = _resealed(keyring, old, new, REQUEST_RECORD, request.id, request.sealed)
+    for notice in await session.scalars(sa.select(RequestNotice).where(RequestNotice.request_id.in_(theirs))):
+        if notice.sealed is not None:
+            row_id = notice_id(notice.request_id, notice.number)
+            notice.sealed = _resealed(keyring, old, new, REQUEST_NOTICE, row_id, notice.sealed)
+    packages = sa.select(RequestPackage).where(
+        RequestPackage.request_id.in_(theirs), RequestPackage.wrapped_key.is_not(None)
+    )
+    for package in await session.scalars(packages):
+        if package.object_id is None or package.size is None or package.sha256 is None:
+            continue
+        package.wrapped_key = rewrap_data_key(
+            keyring,
+            old,
+            new,
+            package.wrapped_key or b"",
+            object_id=package.object_id,
+            size=package.size,
+            sha256=package.sha256,
+        )
+    await session.flush()
+
+
+def notice_id(rights_id: uuid.UUID, number: int) -> uuid.UUID:
+    """The id that the sealed field of a request's notice is bound to."""
+    return uuid.uuid5(rights_id, f"notice/{number}")
 
 
 def _resealed(

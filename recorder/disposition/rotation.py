@@ -19,19 +19,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import SubjectKind
 from recorder.catalogue.subjects import subject_ref
-from recorder.catalogue.tables import Customer, Subject
+from recorder.catalogue.tables import Customer, RightsRequest, Subject
 from recorder.disposition.rekeying import (
     lock_recordings_of,
     lock_subject,
     move_customer_fields,
     move_recordings,
+    move_request,
 )
 from recorder.errors import Conflict, NotFound
 from recorder.services import Services
 from storage.errors import Misuse
 from storage.keys import new_subject_key, rewrap_subject
 
-PERSONAL = (SubjectKind.CUSTOMER, SubjectKind.UNLINKED)
+PERSONAL = (SubjectKind.CUSTOMER, SubjectKind.UNLINKED, SubjectKind.REQUEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ async def rewrap_outdated(
 
 async def _move(session: AsyncSession, services: Services, subject_id: uuid.UUID, current: int) -> None:
     # The locks that writers of personal fields and of objects take, before the key changes under them.
+    mine = RightsRequest.subject_id == subject_id
+    await session.execute(sa.select(RightsRequest.id).where(mine).with_for_update())
     await session.execute(sa.select(Customer.id).where(Customer.subject_id == subject_id).with_for_update())
     recordings = await lock_recordings_of(session, subject_id)
     subject = await lock_subject(session, subject_id)
@@ -111,6 +114,7 @@ async def _move(session: AsyncSession, services: Services, subject_id: uuid.UUID
         new = new_subject_key(services.keyring, str(subject.controller_id), str(subject.id))
         await move_recordings(session, services.keyring, old, new, [r.id for r in recordings])
         await move_customer_fields(session, services.keyring, old, new)
+        await move_request(session, services.keyring, old, new)
         subject.rekey_needed = False
     else:
         new = rewrap_subject(services.keyring, old, current)

@@ -8,7 +8,7 @@ and nothing else of it is used. The calls are synchronous: run them in a thread.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pydub import AudioSegment
 
-__all__ = ["MAX_PIECE_SECONDS", "SAMPLE_WIDTH", "Layout", "silence"]
+__all__ = ["MAX_PIECE_SECONDS", "SAMPLE_WIDTH", "Layout", "silence", "silence_channels"]
 
 MAX_PIECE_SECONDS: Final = 60
 SAMPLE_WIDTH: Final = 2
@@ -60,6 +60,34 @@ def silence(pcm: bytes, layout: Layout, covered: Sequence[tuple[int, int]]) -> b
         after = audio.get_sample_slice(end, int(audio.frame_count()))
         audio = before.append(gap, crossfade=0).append(after, crossfade=0)
     return bytes(audio.raw_data)
+
+
+def silence_channels(pcm: bytes, layout: Layout, channels: Collection[int]) -> bytes:
+    """Replace whole channels by digital silence; the others stay as they are, to the sample.
+
+    Args:
+        pcm: whole frames, at most a minute of them.
+        layout: their layout.
+        channels: numbers of the channels to silence, from 0.
+
+    Returns:
+        As many bytes as came in.
+
+    Raises:
+        ValueError: the piece is too long or ends inside a frame, or there is no such channel.
+    """
+    if len(pcm) > MAX_PIECE_SECONDS * layout.rate * layout.frame_bytes or len(pcm) % layout.frame_bytes:
+        raise ValueError("a piece is at most a minute of whole frames")
+    if not all(0 <= channel < layout.channels for channel in channels):
+        raise ValueError("there is no such channel")
+    if not pcm:
+        return b""
+    mono = Layout(layout.rate, 1)
+    voices = [
+        _segment(bytes(len(voice.raw_data)), mono) if number in channels else voice
+        for number, voice in enumerate(_segment(pcm, layout).split_to_mono())
+    ]
+    return bytes(AudioSegment.from_mono_audiosegments(*voices).raw_data)
 
 
 def _segment(pcm: bytes, layout: Layout) -> AudioSegment:

@@ -14,6 +14,7 @@ from recorder.access.principals import Principal
 from recorder.catalogue.sealed_fields import REQUEST_NOTICE
 from recorder.catalogue.subjects import open_json, seal_json
 from recorder.catalogue.tables import RequestNotice, RightsRequest, Subject
+from recorder.disposition.rekeying import notice_id
 from recorder.errors import Conflict, NotFound
 from recorder.rights import register
 from recorder.rights.recipients import recipients_of
@@ -54,7 +55,7 @@ async def create(
             services.keyring,
             subject,
             REQUEST_NOTICE,
-            notice_row_id(row.id, number),
+            notice_id(row.id, number),
             {"recipient": recipient.name},
         )
         session.add(
@@ -80,16 +81,11 @@ async def create(
     return len(found)
 
 
-def notice_row_id(rights_id: uuid.UUID, number: int) -> uuid.UUID:
-    """The id that a notice's sealed field is bound to."""
-    return uuid.uuid5(rights_id, f"notice/{number}")
-
-
 def opened(services: Services, subject: Subject, row: RequestNotice) -> NoticeView:
     """A notice with what is sealed of it."""
     name = ""
     if row.sealed is not None and subject.wrapped_key is not None:
-        row_id = notice_row_id(row.request_id, row.number)
+        row_id = notice_id(row.request_id, row.number)
         name = str(open_json(services.keyring, subject, REQUEST_NOTICE, row_id, row.sealed)["recipient"])
     return NoticeView(row.number, row.recipient_id, name, row.created_at, row.acknowledged_at)
 

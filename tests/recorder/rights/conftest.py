@@ -32,7 +32,7 @@ class Desk:
         self, method: str, path: str, *, role: str = "privacy", status: int = 200, **options: Any
     ) -> Any:
         async with self.client.request(method, path, headers={"X-Role": role}, **options) as answer:
-            text = await answer.text()
+            text = (await answer.read()).decode(errors="replace")
             assert answer.status == status, text
             return await answer.json() if "json" in answer.content_type else text
 

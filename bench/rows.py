@@ -1,0 +1,153 @@
+"""A large estate of recordings, made inside the database: a million rows in seconds, none with audio."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import datetime, timedelta
+from typing import Final
+
+import sqlalchemy as sa
+
+from recorder.catalogue.database import Database
+
+CALLS_PER_CUSTOMER: Final = 5
+YEARS: Final = 9
+_DAY: Final = 86400
+
+_SUBJECTS = """
+INSERT INTO subjects (id, controller_id, kind, wrapped_key, epoch, rekey_needed, created_at)
+SELECT {id_s}, :controller, 'customer', NULL, 1, {false}, :now FROM {numbers_c}
+"""
+_CUSTOMERS = """
+INSERT INTO customers (id, controller_id, subject_id, last_contact_at, created_at, updated_at)
+SELECT {id_c}, :controller, {id_s}, {contact}, :now, :now FROM {numbers_c}
+"""
+_CALLS = """
+INSERT INTO calls (id, controller_id, source_id, identity, started_at, created_at)
+SELECT {id_r}, :controller, :source, {identity}, {started}, :now FROM {numbers_r}
+"""
+_RECORDINGS = """
+INSERT INTO recordings (id, controller_id, source_id, call_id, identity, subject_id, customer_id, state,
+    reasons, held, restricted, started_at, ended_at, received_at, duration_ms, direction, queue, agents, tags,
+    service_events, lawful_basis, muted, channels, media, sha256, size, card_data_removed)
+SELECT {id_r}, :controller, :source, {id_r}, {identity}, {id_sr}, {id_cr}, 'stored', '[]',
+    {false}, {false}, {started}, NULL, :now, 5000 + (i * 7919) % 600000,
+    CASE WHEN i % 10 < 7 THEN 'inbound' ELSE 'outbound' END,
+    CASE WHEN i % 4 = 0 THEN 'sales' WHEN i % 4 = 1 THEN 'support' WHEN i % 4 = 2 THEN 'claims' END,
+    '["a7"]', CASE WHEN i % 50 = 0 THEN {vip} ELSE {none} END,
+    CASE WHEN i % 25 = 0 THEN {payment} ELSE {none} END,
+    'customer_relationship', '[]', '[]', {media}, {identity}, 16 * (5000 + (i * 7919) % 600000), {false}
+FROM {numbers_r}
+"""
+
+
+async def fill(
+    database: Database, controller_id: uuid.UUID, source_id: uuid.UUID, count: int, now: datetime
+) -> None:
+    """Make so many recordings of a fifth as many customers, over nine years, ."""
+    forms = _sqlite(count) if database.sqlite else _postgres(count)
+    first = now - timedelta(days=365 * YEARS)
+    values = {
+        "controller": controller_id.hex if database.sqlite else controller_id,
+        "source": source_id.hex if database.sqlite else source_id,
+        "now": now.replace(tzinfo=None).isoformat(" ", "microseconds") if database.sqlite else now,
+        "first": int(first.timestamp()),
+        "span": 365 * YEARS * _DAY,
+    }
+    statements = [text.format(**forms) for text in (_SUBJECTS, _CUSTOMERS, _CALLS, _RECORDINGS)]
+    if database.sqlite:
+        await asyncio.to_thread(_fill_file, str(database.url.database), statements, values)
+        return
+    async with database.engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(sa.text(statement), values)
+        await connection.exec_driver_sql("ANALYZE")
+
+
+def _fill_file(path: str, statements: list[str], values: Mapping[str, object]) -> None:
+    """Without the service's care for durability: making the rows is not what is measured."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for pragma in ("foreign_keys=OFF", "synchronous=OFF", "cache_size=-1000000", "secure_delete=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("BEGIN")
+        for statement in statements:
+            connection.execute(statement.replace("\\:", ":"), values)
+        connection.execute("COMMIT")
+        connection.execute("ANALYZE")
+
+
+# A step that is coprime to the span scatters the moments; ids are scattered as random ones are.
+_MOMENT = "CAST(:first AS BIGINT) + ({number} * CAST(100003 AS BIGINT)) % CAST(:span AS BIGINT)"
+
+
+def _sqlite(count: int) -> dict[str, str]:
+    def ident(number: str, kind: int) -> str:
+        return f"printf('%08x%016x%08x', (({number}) * 2654435761 + {kind}) % 4294967296, ({number}), {kind})"
+
+    def moment(number: str) -> str:
+        return f"strftime('%Y-%m-%d %H:%M:%f000', {_MOMENT.format(number=number)}, 'unixepoch')"
+
+    customers = count // CALLS_PER_CUSTOMER + 1
+
+    def numbers(upto: int) -> str:
+        counted = f"SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {upto}"
+        return f"(WITH RECURSIVE n(i) AS ({counted}) SELECT i FROM n)"
+
+    owner = f"1 + (i * 7) % {customers}"
+    return {
+        "id_s": ident("i", 1),
+        "id_c": ident("i", 2),
+        "id_r": ident("i", 3),
+        "id_sr": ident(owner, 1),
+        "id_cr": ident(owner, 2),
+        "identity": f"CAST({ident('i', 4)} AS BLOB)",
+        "contact": moment("(i * 31)"),
+        "started": moment("i"),
+        "numbers_c": numbers(customers),
+        "numbers_r": numbers(count),
+        "false": "0",
+        "none": "'[]'",
+        "vip": """'["vip"]'""",
+        "payment": """'["payment"]'""",
+        "media": """'{"codec": "pcm_s16le"}'""".replace(":", r"\:"),
+    }
+
+
+def _postgres(count: int) -> dict[str, str]:
+    def ident(number: str, kind: int) -> str:
+        scattered = f"to_hex((({number})\\:\\:bigint * 2654435761 + {kind}) % 4294967296)"
+        return (
+            f"(lpad({scattered}, 8, '0') || lpad(to_hex(({number})\\:\\:bigint), 16, '0') "
+            f"|| lpad(to_hex({kind}), 8, '0'))"
+        )
+
+    def moment(number: str) -> str:
+        return f"to_timestamp({_MOMENT.format(number=number)})"
+
+    customers = count // CALLS_PER_CUSTOMER + 1
+    owner = f"1 + (i\\:\\:bigint * 7) % {customers}"
+
+    def key(number: str, kind: int) -> str:
+        return f"CAST({ident(number, kind)} AS uuid)"
+
+    return {
+        "id_s": key("i", 1),
+        "id_c": key("i", 2),
+        "id_r": key("i", 3),
+        "id_sr": key(owner, 1),
+        "id_cr": key(owner, 2),
+        "identity": f"convert_to({ident('i', 4)}, 'UTF8')",
+        "contact": moment("(i * 31)"),
+        "started": moment("i"),
+        "numbers_c": f"generate_series(1, {customers}) AS n(i)",
+        "numbers_r": f"generate_series(1, {count}) AS n(i)",
+        "false": "false",
+        "none": "CAST('[]' AS jsonb)",
+        "vip": """CAST('["vip"]' AS jsonb)""",
+        "payment": """CAST('["payment"]' AS jsonb)""",
+        "media": r"""CAST('{"codec"\: "pcm_s16le"}' AS jsonb)""",
+    }
