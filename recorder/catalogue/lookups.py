@@ -61,7 +61,7 @@ class _Compiled:
 class Lookup:
     """One SELECT with named parameters (`sqlalchemy.bindparam`, with their types) and labelled columns."""
 
-    def __init__(self, statement: sa.Select[Any]) -> None:
+    def __init__(self, statement: sa.Select[*tuple[Any, ...]]) -> None:
         self._statement = statement
         self._compiled: dict[str, _Compiled] = {}
 
