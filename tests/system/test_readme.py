@@ -62,6 +62,7 @@ def test_the_tour_has_ten_lines() -> None:
     assert len(tour()) == 10
 
 
+@pytest.mark.slow
 def test_the_tour_works_when_pasted(checkout: tuple[Path, int]) -> None:
     folder, port = checkout
     lines = tour()
