@@ -25,6 +25,7 @@ from recorder.api import (
     recordings,
     redactions,
     requests,
+    schedules,
     sources,
     system,
 )
@@ -55,6 +56,7 @@ ROUTES: tuple[Route, ...] = (
     *customers.ROUTES,
     *requests.ROUTES,
     *disposition.ROUTES,
+    *schedules.ROUTES,
     *findings.ROUTES,
     *sources.ROUTES,
     *accounts.ROUTES,

@@ -69,6 +69,12 @@ class Metrics:
             ["urgency"],
             registry=self.registry,
         )
+        self.outdated_decisions = Gauge(
+            "recorder_outdated_decisions",
+            "Recordings whose stored decision an older schedule version made, by controller id.",
+            ["controller"],
+            registry=self.registry,
+        )
         self.jobs = Gauge(
             "recorder_jobs", "Background work by kind and state.", ["kind", "state"], registry=self.registry
         )

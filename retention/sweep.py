@@ -78,7 +78,8 @@ class SweepReport:
         approval_id: The approval to be granted by a second person, if braked.
         erased: Recording ids (with scope ``original``: whose original) that went.
         kept: Recording ids that the judgement under lock kept after all.
-        elsewhere: Recording ids that another worker has in hand.
+        elsewhere: Recording ids (of resumed erasures, theirs) that another worker has in hand or has
+            finished meanwhile.
         resumed: Ids of unfinished erasures that were brought to their end.
         failed: By erasure or recording id, the name of the error; to be tried again by the next run.
     """
@@ -102,7 +103,8 @@ class Sweep:
 
     Args:
         port: The catalogue; see `retention.ports.SweepPort`.
-        erase: Runs an erasure to its end, usually `retention.erasure.Erasure.run`.
+        erase: Runs an erasure to its end, usually `retention.erasure.Erasure.run`. None says that
+            another worker has it in hand, or has finished it.
         limits: The bulk brake.
         page: Candidates fetched at a time.
     """
@@ -110,7 +112,7 @@ class Sweep:
     def __init__(
         self,
         port: SweepPort,
-        erase: Callable[[str], Awaitable[ErasureResult]],
+        erase: Callable[[str], Awaitable[ErasureResult | None]],
         limits: BulkBrake | None = None,
         page: int = 500,
     ) -> None:
@@ -205,7 +207,10 @@ class Sweep:
     async def _attempt(self, erasure_id: str, name: str, report: SweepReport) -> ErasureResult | None:
         """One erasure that cannot be finished now must not stop the others."""
         try:
-            return await self._erase(erasure_id)
+            result = await self._erase(erasure_id)
+            if result is None:
+                report.elsewhere.append(name)
+            return result
         except (Unavailable, AbsenceNotProved) as error:
             report.failed[name] = type(error).__name__
             return None

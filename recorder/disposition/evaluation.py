@@ -22,7 +22,6 @@ __all__ = [
     "current_decision",
     "reevaluate",
     "reevaluate_customer",
-    "reevaluate_outdated",
     "store_decision",
     "sweep_date",
 ]
@@ -132,31 +131,6 @@ async def recordings_of(session: AsyncSession, customer_id: uuid.UUID) -> list[u
         .order_by(Recording.id)
     )
     return list(await session.scalars(query))
-
-
-async def reevaluate_outdated(
-    services: Services, controller_id: uuid.UUID, now: datetime, *, limit: int = CHUNK
-) -> int:
-    """One step of a schedule change: decide recordings that an older version decided.
-
-    Call until it returns 0; progress is in the rows, so stopping loses nothing.
-
-    Returns:
-        How many were decided.
-    """
-    async with services.database.transaction() as session:
-        version = (await active_schedule(session, controller_id)).version
-        query = (
-            sa.select(Recording.id)
-            .where(
-                Recording.controller_id == controller_id,
-                Recording.state.in_(ALIVE),
-                sa.or_(Recording.schedule_version.is_(None), Recording.schedule_version != version),
-            )
-            .order_by(Recording.id)
-            .limit(limit)
-        )
-        return await reevaluate(session, services, await session.scalars(query), now)
 
 
 async def certificate_of(session: AsyncSession, certificate_id: uuid.UUID) -> Certificate:

@@ -94,7 +94,7 @@ async def activate(
 ) -> ScheduleVersion:
     """Put a version in force. Repeating it changes nothing.
 
-    Recordings keep their stored decisions until ``evaluation.reevaluate_outdated`` reaches them; playback and
+    Recordings keep their stored decisions until ``reevaluation.follow`` reaches them; playback and
     the sweep decide afresh anyway. Whether a second person must agree is for the caller to have asked.
 
     Raises:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -15,10 +16,11 @@ from recorder.catalogue.enums import ApprovalState, ErasureGround
 from recorder.catalogue.tables import Approval, Controller, Erasure, Recording
 from recorder.disposition import erasures
 from recorder.disposition.evaluation import store_decision
-from recorder.disposition.facts import ALIVE, load_case
+from recorder.disposition.facts import ALIVE, load_case, load_cases
 from recorder.errors import Erased, NotFound
 from recorder.services import Services
 from retention.decision import Decision
+from retention.erasure import ErasureResult
 from retention.model import Case
 from retention.sweep import BulkBrake, Sweep, SweepReport
 
@@ -37,7 +39,7 @@ async def sweep(
     actor: str = ACTOR,
     approval: str | None = None,
 ) -> SweepReport:
-    """Sweep one controller's recordings once.
+    """Sweep one controller's recordings once. Any number of processes may do it at once and share the work.
 
     Args:
         dry_run: decide and report, change nothing.
@@ -50,9 +52,11 @@ async def sweep(
     settings = services.settings
     brake = BulkBrake(share=settings.sweep_brake_share, count=settings.sweep_brake_count)
     port = SqlSweepPort(services, controller_id, actor)
-    report = await Sweep(port, erasures.machine(services).run, brake).run(
-        now, dry_run=dry_run, approval=approval
-    )
+
+    async def erase(erasure_id: str) -> ErasureResult | None:
+        return await _run_unless_taken(services, uuid.UUID(erasure_id))
+
+    report = await Sweep(port, erase, brake).run(now, dry_run=dry_run, approval=approval)
     if not dry_run:
         async with services.database.transaction() as session:
             record(
@@ -79,6 +83,39 @@ async def sweep(
     return report
 
 
+async def _run_unless_taken(services: Services, erasure_id: uuid.UUID) -> ErasureResult | None:
+    """Run an erasure, unless another worker runs it now or has brought it to its end.
+
+    On PostgreSQL a worker has an erasure by an advisory lock of its connection, which ends with the process
+    however that ends. SQLite has no such lock: there the steps themselves, each idempotent and each its own
+    writing transaction, keep two processes apart.
+    """
+    async with _claimed(services, erasure_id) as mine:
+        if not mine:
+            return None
+        async with services.database.snapshot() as session:
+            over = await session.scalar(sa.select(Erasure.finished_at).where(Erasure.id == erasure_id))
+        return None if over is not None else await erasures.machine(services).run(str(erasure_id))
+
+
+@asynccontextmanager
+async def _claimed(services: Services, erasure_id: uuid.UUID) -> AsyncIterator[bool]:
+    if services.database.sqlite:
+        yield True
+        return
+    key = int.from_bytes(erasure_id.bytes[:8], signed=True)
+    async with services.database.engine.connect() as connection:
+        # No transaction stays open meanwhile: it would hold back the vacuum.
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        if not await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            await connection.execute(sa.select(sa.func.pg_advisory_unlock(key)))
+
+
 async def sweep_all(
     services: Services, *, dry_run: bool = False, actor: str = ACTOR
 ) -> dict[str, SweepReport]:
@@ -102,6 +139,18 @@ async def overdue(session: AsyncSession, now: datetime) -> int:
     return int(await session.scalar(query) or 0)
 
 
+def due_query(
+    controller_id: uuid.UUID, now: datetime, limit: int, after: uuid.UUID | None
+) -> sa.Select[uuid.UUID]:
+    """Recordings that the sweep has to look at, by ``ix_recordings_sweep``, in id order."""
+    query = sa.select(Recording.id).where(
+        Recording.controller_id == controller_id, Recording.sweep_on <= now, Recording.state.in_(ALIVE)
+    )
+    if after is not None:
+        query = query.where(Recording.id > after)
+    return query.order_by(Recording.id).limit(limit)
+
+
 class SqlSweepPort:
     """``retention.ports.SweepPort`` on one controller's recordings."""
 
@@ -109,6 +158,7 @@ class SqlSweepPort:
         self._services = services
         self._controller_id = controller_id
         self._actor = actor
+        self._cases: dict[uuid.UUID, Case] = {}
 
     async def unfinished(self, limit: int) -> Sequence[str]:
         """See ``SweepPort``."""
@@ -123,19 +173,18 @@ class SqlSweepPort:
 
     async def due(self, now: datetime, limit: int, after: str | None) -> Sequence[str]:
         """See ``SweepPort``; ``sweep_on`` is the earliest of the dates that the contract names."""
-        query = sa.select(Recording.id).where(
-            Recording.controller_id == self._controller_id,
-            Recording.sweep_on <= now,
-            Recording.state.in_(ALIVE),
-        )
-        if after is not None:
-            query = query.where(Recording.id > uuid.UUID(after))
+        query = due_query(self._controller_id, now, limit, None if after is None else uuid.UUID(after))
         async with self._services.database.snapshot() as session:
-            found = await session.scalars(query.order_by(Recording.id).limit(limit))
-            return [str(recording_id) for recording_id in found]
+            ids = list(await session.scalars(query))
+            # Asked for one by one next; what changes in between is seen by the judgement under lock.
+            self._cases = await load_cases(session, ids, now)
+        return [str(recording_id) for recording_id in ids]
 
     async def case(self, recording_id: str) -> Case | None:
         """See ``SweepPort``."""
+        known = self._cases.pop(uuid.UUID(recording_id), None)
+        if known is not None:
+            return known
         async with self._services.database.snapshot() as session:
             return await load_case(session, uuid.UUID(recording_id), self._services.clock.now())
 

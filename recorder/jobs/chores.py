@@ -26,8 +26,8 @@ from recorder.catalogue.tables import (
     LoginFailure,
     WebSession,
 )
-from recorder.disposition.evaluation import reevaluate_outdated
 from recorder.disposition.holds import align_all, follow_queries, remind_of_reviews
+from recorder.disposition.reevaluation import follow, outstanding
 from recorder.disposition.rotation import rewrap_outdated
 from recorder.disposition.sweeping import BRAKE_ACTION, sweep
 from recorder.jobs.clockwork import Chore
@@ -128,8 +128,15 @@ async def follow_schedules(services: Services) -> int:
     """
     count = 0
     for controller_id in await _controllers(services):
-        while step := await reevaluate_outdated(services, controller_id, services.clock.now()):
-            count += step
+        gauge = services.metrics.outdated_decisions.labels(str(controller_id))
+        async with services.database.snapshot() as session:
+            waiting = await outstanding(session, controller_id)
+        gauge.set(waiting)
+        if waiting:
+            count += await follow(
+                services, controller_id, progress=lambda done, g=gauge, w=waiting: g.set(max(0, w - done))  # type: ignore[misc]
+            )
+            gauge.set(0)
     return count
 
 

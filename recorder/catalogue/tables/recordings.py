@@ -53,6 +53,13 @@ class Recording(Base):
         sa.Index("ix_recordings_listing", "controller_id", "started_at", "id"),
         sa.Index("ix_recordings_due", "controller_id", "erase_on"),
         sa.Index("ix_recordings_sweep", "controller_id", "sweep_on"),
+        sa.Index(
+            "ix_recordings_decided",  # finds what an older schedule decided, or none yet
+            "controller_id",
+            "schedule_version",
+            sqlite_where=sa.text("erased_at IS NULL"),
+            postgresql_where=sa.text("erased_at IS NULL"),
+        ),
         sa.Index("ix_recordings_queue", "controller_id", "queue", "started_at"),
         sa.Index("ix_recordings_held", "id", sqlite_where=sa.text("held"), postgresql_where=sa.text("held")),
     )

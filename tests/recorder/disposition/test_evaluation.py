@@ -17,9 +17,9 @@ from recorder.disposition.evaluation import (
     current_decision,
     reevaluate,
     reevaluate_customer,
-    reevaluate_outdated,
 )
 from recorder.disposition.facts import load_cases
+from recorder.disposition.reevaluation import follow_step
 from recorder.errors import Conflict, Erased, InvalidInput, NotFound
 from retention.model import Purpose
 from tests.recorder.disposition_world import World, clock_of, decision_of
@@ -189,15 +189,15 @@ async def test_a_new_schedule_version_counts_once_activated_and_reaches_every_ro
             )
         assert refused.value.fields[0].path.startswith("/document:1:")
         await schedules.add_version(session, world.controller.id, changed, actor="os:test", now=world.now)
-    assert await reevaluate_outdated(world.services, world.controller.id, world.now) == 0
+    assert await follow_step(world.services, world.controller.id, world.now) == 0
     async with world.services.database.transaction() as session:
         for _ in range(2):
             await schedules.activate(session, world.controller.id, 2, actor="os:test", now=world.now)
         with pytest.raises(NotFound):
             await schedules.activate(session, world.controller.id, 3, actor="os:test", now=world.now)
-    assert await reevaluate_outdated(world.services, world.controller.id, world.now, limit=2) == 2
-    assert await reevaluate_outdated(world.services, world.controller.id, world.now, limit=2) == 1
-    assert await reevaluate_outdated(world.services, world.controller.id, world.now, limit=2) == 0
+    assert await follow_step(world.services, world.controller.id, world.now, limit=2) == 2
+    assert await follow_step(world.services, world.controller.id, world.now, limit=2) == 1
+    assert await follow_step(world.services, world.controller.id, world.now, limit=2) == 0
     for recording_id in made:
         row = await world.get(recording_id)
         assert row.schedule_version == 2

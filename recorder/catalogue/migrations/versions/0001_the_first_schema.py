@@ -386,6 +386,7 @@ def upgrade() -> None:
     with op.batch_alter_table('recordings', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_recordings_call_id'), ['call_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_recordings_customer_id'), ['customer_id'], unique=False)
+        batch_op.create_index('ix_recordings_decided', ['controller_id', 'schedule_version'], unique=False, sqlite_where=sa.text('erased_at IS NULL'), postgresql_where=sa.text('erased_at IS NULL'))
         batch_op.create_index('ix_recordings_due', ['controller_id', 'erase_on'], unique=False)
         batch_op.create_index('ix_recordings_held', ['id'], unique=False, sqlite_where=sa.text('held'), postgresql_where=sa.text('held'))
         batch_op.create_index('ix_recordings_listing', ['controller_id', 'started_at', 'id'], unique=False)
@@ -864,6 +865,7 @@ def downgrade() -> None:
         batch_op.drop_index('ix_recordings_listing')
         batch_op.drop_index('ix_recordings_held', sqlite_where=sa.text('held'), postgresql_where=sa.text('held'))
         batch_op.drop_index('ix_recordings_due')
+        batch_op.drop_index('ix_recordings_decided', sqlite_where=sa.text('erased_at IS NULL'), postgresql_where=sa.text('erased_at IS NULL'))
         batch_op.drop_index(batch_op.f('ix_recordings_customer_id'))
         batch_op.drop_index(batch_op.f('ix_recordings_call_id'))
 
