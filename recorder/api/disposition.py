@@ -6,16 +6,18 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from recorder.access.approvals import ApprovalView
+from recorder.api.certificate_page import page
 from recorder.api.framework import ApiCall, Route, json_response
 from recorder.catalogue.enums import Direction, LawfulBasis
 from recorder.catalogue.tables import Hold, Restriction, ScheduleVersion
 from recorder.disposition import desk
 from recorder.disposition.desk import MatterView, NewMatter
 from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound
+from recorder.ingest.receipts import jwk
 from recorder.playback.finding import controller_of
 
 _CLEAN: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
@@ -328,14 +330,27 @@ async def get_schedule(call: ApiCall) -> ScheduleAnswer:
     return ScheduleAnswer(**_schedule(row, in_force), document=row.document)
 
 
-async def get_certificate(call: ApiCall) -> CertificateAnswer:
-    """GET /api/v1/certificates/{id}."""
+async def get_certificate(call: ApiCall) -> CertificateAnswer | web.Response:
+    """GET /api/v1/certificates/{id}: JSON, or a page to print for a browser."""
     row = await desk.get_certificate(
         call.services, call.principal, call.uuid("id"), request_id=call.request_id
     )
+    if _wants_page(call.request.headers.get(hdrs.ACCEPT, "")):
+        key = jwk(call.services.keyring.public_keys()["certificates"])
+        return web.Response(
+            text=page(row.document, row.signature, key),
+            content_type="text/html",
+            headers={"Cache-Control": "no-store", "Vary": "Accept"},
+        )
     return CertificateAnswer(
         id=row.id, issued_at=row.issued_at, document=row.document, signature=row.signature
     )
+
+
+def _wants_page(accept: str) -> bool:
+    """Whether HTML is named, and named before JSON: browsers do that, programs do not."""
+    types = [part.split(";")[0].strip().lower() for part in accept.split(",")]
+    return "text/html" in types and "application/json" not in types[: types.index("text/html")]
 
 
 def _matter(view: MatterView, call: ApiCall) -> MatterAnswer:
@@ -509,7 +524,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/api/v1/certificates/{id}",
         get_certificate,
-        summary="A certificate of erasure",
+        summary="A certificate of erasure; a page to print where HTML is asked for",
         tag=_TAG,
         answer=CertificateAnswer,
         raises=_ONE,
