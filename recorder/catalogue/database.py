@@ -130,6 +130,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
+        # SQLite calls a missing table or column "operational" too; trying again would not help.
+        if isinstance(error, OperationalError) and str(error.orig).startswith("no such "):
+            raise
         raise Unavailable("the database is away or busy; try again", dependency="database") from error
     except DBAPIError as error:
         if error.connection_invalidated:
