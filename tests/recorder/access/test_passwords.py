@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from recorder.access import passwords
@@ -17,6 +19,15 @@ async def test_real_parameters_round_trip() -> None:
     assert await passwords.verify("correct horse battery", stored)
     assert not await passwords.verify("correct horse batterz", stored)
     assert await passwords.hash_password("correct horse battery", REAL) != stored
+
+
+async def test_many_at_once_all_come_to_an_end() -> None:
+    # At the real parameters: two computations at a time stood still for ever, lane waiting for lane.
+    async with asyncio.timeout(120):
+        stored = await asyncio.gather(
+            *(passwords.hash_password("correct horse battery", REAL) for _ in range(4))
+        )
+        assert all(await asyncio.gather(*(passwords.verify("correct horse battery", one) for one in stored)))
 
 
 def test_the_default_is_what_rfc_9106_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
