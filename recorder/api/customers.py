@@ -90,6 +90,9 @@ class ChoiceBody(BaseModel):
     )
     channel: Annotated[str, Field(max_length=40, pattern=r"^[a-z_]+$")] | None = None
     effective_at: AwareDatetime | None = Field(None, description="default now")
+    told_at: AwareDatetime | None = Field(
+        None, description="when the person was told that a restriction will be lifted (GDPR art. 18(3))"
+    )
     source: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z_]+$")] = "crm"
 
 
@@ -213,8 +216,10 @@ async def post_contact(call: ApiCall) -> ContactAnswer:
 
 async def post_choice(call: ApiCall) -> Created:
     """Append a choice to the ledger."""
-    controller_id = await _controller(call, Action.ADD_CHOICE)
     body: ChoiceBody = call.body
+    # The person's own choices come from wherever they make them; a restriction is lifted by who handles it.
+    lifts = body.kind is ChoiceKind.RESTRICTION_LIFTED
+    controller_id = await _controller(call, Action.MANAGE_REQUESTS if lifts else Action.ADD_CHOICE)
     choice_id = await records.add_choice(
         call.services,
         controller_id,
@@ -226,6 +231,7 @@ async def post_choice(call: ApiCall) -> Created:
         source=body.source,
         actor=call.principal.actor,
         request_id=call.request_id,
+        told_at=body.told_at,
     )
     return Created(id=choice_id)
 
@@ -309,7 +315,7 @@ ROUTES: tuple[Route, ...] = (
         body=ChoiceBody,
         answer=Created,
         status=201,
-        raises=(NotFound,),
+        raises=(NotFound, Conflict),
     ),
     Route(
         "GET",

@@ -21,7 +21,7 @@ from recorder.catalogue.tables import RequestPackage, RightsRequest
 from recorder.customers.records import Text
 from recorder.errors import Conflict, Erased, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
-from recorder.rights import deciding, notices, packages, register, replies
+from recorder.rights import consulting, deciding, notices, packages, register, replies
 from recorder.rights.deciding import Decided, Refusal
 from recorder.rights.register import NewRequest, RequestView
 from recorder.rights.reminders import SOON, urgency
@@ -212,6 +212,21 @@ class PackageAnswer(BaseModel):
     created_at: datetime
     built_at: datetime | None
     expires_at: datetime | None
+
+
+class ConsultationItem(BaseModel):
+    """One time that a recording was used; never by whom."""
+
+    recording: uuid.UUID
+    at: datetime
+    purpose: Purpose | None
+    what: str
+
+
+class ConsultationsAnswer(BaseModel):
+    """Every use of a customer's recordings, the oldest first."""
+
+    items: list[ConsultationItem]
 
 
 class RequestsAnswer(BaseModel):
@@ -461,6 +476,20 @@ def _package(package: RequestPackage) -> PackageAnswer:
     )
 
 
+async def get_consultations(call: ApiCall) -> ConsultationsAnswer:
+    """When and what for a customer's recordings were used, as the person may know it."""
+    found = await consulting.of_customer(
+        call.services,
+        call.principal,
+        controller_of(call.principal, call.query.controller),
+        call.uuid("id"),
+        request_id=call.request_id,
+    )
+    return ConsultationsAnswer(
+        items=[ConsultationItem.model_validate(use, from_attributes=True) for use in found]
+    )
+
+
 async def get_reply(call: ApiCall) -> web.StreamResponse:
     """The letter."""
     query: ReplyQuery = call.query
@@ -476,6 +505,16 @@ async def get_reply(call: ApiCall) -> web.StreamResponse:
 
 
 ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET",
+        "/api/v1/customers/{id}/consultations",
+        get_consultations,
+        "When and what for a customer's recordings were used; no staff",
+        "requests",
+        query=ControllerQuery,
+        answer=ConsultationsAnswer,
+        raises=(NotFound,),
+    ),
     Route(
         "GET",
         "/api/v1/requests",

@@ -57,6 +57,13 @@ class ChoiceState:
     restricted: frozenset[Purpose] = frozenset()
     marketing: dict[str, bool] = field(default_factory=dict)
 
+    def may_market(self, channel: str) -> bool:
+        """Whether direct marketing may use a channel: only with a consent that no ban outweighs."""
+        every = self.marketing.get("*")
+        if every is False:
+            return False
+        return self.marketing.get(channel, every is True)
+
 
 def reaches(kind: ChoiceKind, purposes: Iterable[str]) -> frozenset[Purpose]:
     """The purposes an entry speaks of; one that names none speaks of all that its kind can reach."""
@@ -86,6 +93,19 @@ def state_as_of(entries: Iterable[Entry], moment: datetime) -> ChoiceState:
         restricted=standing[ChoiceKind.RESTRICTION],
         marketing=_marketing(past),
     )
+
+
+GIVES_BACK: Final = {
+    ChoiceKind.OBJECTION_WITHDRAWN: ChoiceKind.OBJECTION,
+    ChoiceKind.RESTRICTION_LIFTED: ChoiceKind.RESTRICTION,
+}
+"""Entries that take back an earlier one of the person."""
+
+
+def standing_purposes(entries: Iterable[Entry], giving: ChoiceKind, moment: datetime) -> frozenset[Purpose]:
+    """The purposes that an entry of a giving-back kind could free at a moment."""
+    state = state_as_of(entries, moment)
+    return state.objected if giving is ChoiceKind.OBJECTION_WITHDRAWN else state.restricted
 
 
 def _standing(entries: list[Entry], taking: ChoiceKind, giving: ChoiceKind) -> frozenset[Purpose]:

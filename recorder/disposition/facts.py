@@ -56,6 +56,10 @@ _CHOICES = {
     enums.ChoiceKind.OBJECTION: model.ChoiceKind.OBJECTION,
     enums.ChoiceKind.RESTRICTION: model.ChoiceKind.RESTRICTION,
 }
+_GIVES_BACK = {
+    model.ChoiceKind.OBJECTION: enums.ChoiceKind.OBJECTION_WITHDRAWN,
+    model.ChoiceKind.RESTRICTION: enums.ChoiceKind.RESTRICTION_LIFTED,
+}
 _STANDING_REQUESTS = (
     enums.ErasureGround.REQUEST,
     enums.ErasureGround.COURT_ORDER,
@@ -459,34 +463,29 @@ def _facts(row: Any, customer: Any, holds: Sequence[Any]) -> model.Facts:
 
 
 def _standing_choices(entries: Sequence[Any], now: datetime) -> list[model.Choice]:
-    """One customer's ledger as the engine reads it: without what was withdrawn or lifted by now."""
-    withdrawn = [
-        e for e in entries if e.kind is enums.ChoiceKind.OBJECTION_WITHDRAWN and e.effective_at <= now
-    ]
-    lifted = [
-        e.effective_at
-        for e in entries
-        if e.kind is enums.ChoiceKind.RESTRICTION_LIFTED and e.effective_at <= now
-    ]
+    """One customer's ledger as the engine reads it: without what was withdrawn or lifted by now.
+
+    Given back in part, what is left is named: the rest of an objection or restriction stands.
+    """
     standing = []
     for entry in entries:
         kind = _CHOICES.get(entry.kind)
         if kind is None:
             continue
         purposes = frozenset(model.Purpose(p) for p in entry.purposes)
-        if kind is model.ChoiceKind.OBJECTION:
-            later = [w for w in withdrawn if w.effective_at > entry.effective_at]
-            if any(not w.purposes for w in later):
-                continue
-            gone = frozenset(model.Purpose(p) for w in later for p in w.purposes)
-            # An objection against everything can be withdrawn in part: what is left is named.
-            left = (purposes or frozenset(model.Purpose)) - gone if gone else purposes
-            if gone and not left:
-                continue
-            purposes = left
-        if kind is model.ChoiceKind.RESTRICTION and any(at > entry.effective_at for at in lifted):
+        giving = _GIVES_BACK.get(kind)
+        later = [
+            e
+            for e in entries
+            if e.kind is giving and e.effective_at <= now and e.effective_at > entry.effective_at
+        ]
+        if any(not e.purposes for e in later):
             continue
-        standing.append(model.Choice(kind, entry.effective_at, purposes))
+        gone = frozenset(model.Purpose(p) for e in later for p in e.purposes)
+        left = (purposes or frozenset(model.Purpose)) - gone if gone else purposes
+        if gone and not left:
+            continue
+        standing.append(model.Choice(kind, entry.effective_at, left))
     return standing
 
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from recorder.audit.query import EntryView
 from recorder.catalogue.enums import ChoiceKind, DataSource
 from recorder.catalogue.sealed_fields import CONTACT_NOTE, CUSTOMER_BATCH, CUSTOMER_RECORD, RECORDING_METADATA
 from recorder.catalogue.subjects import open_json
 from recorder.catalogue.tables import (
-    AuditEntry,
     Choice,
     Contact,
     Controller,
@@ -33,26 +31,15 @@ from recorder.catalogue.tables import (
 )
 from recorder.customers.choices import state_as_of
 from recorder.disposition.evaluation import current_decision
-from recorder.disposition.facts import CHUNK
+from recorder.rights.consulting import consultations
 from recorder.rights.recipients import recipients_of
 from recorder.services import Services
 from retention.model import RequestKind
 
-__all__ = ["SELF_PROVIDED", "Consultation", "call_document", "consultations", "person_document"]
+__all__ = ["SELF_PROVIDED", "call_document", "person_document"]
 
 SELF_PROVIDED: Final = frozenset({DataSource.REGISTRATION, DataSource.CALL})
-_USES: Final = ("listen.opened", "recording.copied", "recording.disclosed", "evidence.made")
 _STAFF: Final = frozenset({"agents", "agent"})
-
-
-@dataclass(frozen=True, slots=True)
-class Consultation:
-    """One time that a recording was used: when, what for, how; never by whom (CJEU C-579/21)."""
-
-    recording: str
-    at: str
-    purpose: str | None
-    what: str
 
 
 async def person_document(
@@ -163,24 +150,6 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "recorded_at": choice.recorded_at.isoformat(),
         "source": choice.source,
     }
-
-
-async def consultations(session: AsyncSession, ids: Sequence[uuid.UUID]) -> list[Consultation]:
-    """Every use of the recordings that the audit log has, the oldest first; dates and purposes, no staff."""
-    found: list[Consultation] = []
-    for start in range(0, len(ids), CHUNK):
-        query = sa.select(AuditEntry.id, AuditEntry.index, AuditEntry.payload).where(
-            AuditEntry.object_type == "recording",
-            AuditEntry.object_id.in_([str(i) for i in ids[start : start + CHUNK]]),
-            AuditEntry.action.in_(_USES),
-            AuditEntry.outcome == "ok",
-        )
-        for row in await session.execute(query):
-            entry = EntryView(*row).entry
-            found.append(
-                Consultation(entry["object"]["id"], entry["time"], entry["purpose"], entry["action"])
-            )
-    return sorted(found, key=lambda use: (use.at, use.recording))
 
 
 async def call_document(
