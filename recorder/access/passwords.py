@@ -44,7 +44,7 @@ class Parameters:
 CURRENT = Parameters(memory_kib=64 * 1024, iterations=3, lanes=4)
 
 # One at a time. OpenSSL starts a thread per lane out of one allowance of the whole process, and two
-# computations that wait for each other's lanes wait for ever (seen with cryptography 50.0.2 and OpenSSL 4.0.3:
+# computations that wait for each other's lanes wait for ever (seen with cryptography 50.0.2, OpenSSL 4.0.3:
 # two sign-ins at once ended all sign-ins). One uses four cores as it is, and a burst takes 64 MiB, no more.
 _POOL: Final = ThreadPoolExecutor(1, thread_name_prefix="argon2")
 

@@ -104,7 +104,7 @@ async def push(call: ApiCall) -> web.StreamResponse:
         metadata=parse_metadata(raw),
         extension=None if file_name is None else extension_of(file_name)[1],
         content_type=part.content_type,
-        file_name=None if file_name is None else file_name.replace("\x00", "")[:256],
+        file_name=None if file_name is None else _storable(file_name),
         size=part.size,
         digests=DigestCheck.from_fields(digest_fields(part.headers)),
         idempotency_key=call.request.headers.get("Idempotency-Key"),
@@ -114,6 +114,11 @@ async def push(call: ApiCall) -> web.StreamResponse:
     step = intake.rehearse if call.query.dry_run else intake.accept
     outcome = await step(asked, part.chunks, principal=call.principal, request_id=call.request_id)
     return _answer(outcome, dry_run=call.query.dry_run)
+
+
+def _storable(file_name: str) -> str:
+    """A sender's file name as text: bytes that are no UTF-8 arrive as lone surrogates, which nothing can keep."""
+    return file_name.replace("\x00", "").encode(errors="replace").decode()[:256]
 
 
 async def put_raw(call: ApiCall) -> web.StreamResponse:

@@ -109,6 +109,23 @@ async def test_post_answers_with_ids_digests_and_a_receipt(
     assert (await shown.json())["receipt"] == body["receipt"]
 
 
+async def test_a_file_name_that_is_no_text_loses_no_recording(
+    client: Client, auth: dict[str, str], wav: bytes
+) -> None:
+    body = (
+        b'--B\r\nContent-Disposition: form-data; name="metadata"\r\n\r\n'
+        + json.dumps(META).encode()
+        + b"\r\n"
+        b'--B\r\nContent-Disposition: form-data; name="audio"; filename="a\xff.wav"\r\n\r\n' + wav
+    ) + b"\r\n--B--\r\n"
+    answer = await client.post(
+        "/api/v1/recordings",
+        data=body,
+        headers={**auth, "Content-Type": "multipart/form-data; boundary=B"},
+    )
+    assert (answer.status, (await answer.json())["state"]) == (201, "stored")
+
+
 async def test_refusals_keep_nothing_and_echo_nothing(
     client: Client, services: Services, auth: dict[str, str], wav: bytes
 ) -> None:
