@@ -48,6 +48,10 @@ __all__ = [
 # Segments are opened in batches of at most this many, so that a piece is released soon and the overhead of a
 # piece stays small beside its bytes.
 _BATCH_SEGMENTS: Final = 8
+# What is so short that it comes in one piece has nothing to read ahead.
+_SMALL: Final = 256 * 1024
+# Sealed pieces that may wait for the store, so that it does not wait for hashing and sealing.
+_AHEAD: Final = 4
 _KNOWN_HEADERS: Final = 4096
 
 
@@ -191,7 +195,11 @@ class Vault:
         sealing = _Sealing(source, sealer, size, hashers, sha256, told)
         expected = None if size is None else sealed_size(size)
         try:
-            stat = await self._store.put(key, sealing.run(), size=expected)
+            if expected is not None and expected <= _SMALL:
+                stat = await self._store.put(key, sealing.run(), size=expected)
+            else:
+                async with _ReadAhead(sealing.run()) as body:
+                    stat = await self._store.put(key, body, size=expected)
             if stat.size != sealed_size(sealing.size):
                 raise TamperedObject("the store holds another size than was written", object_id=object_id)
         except BaseException:
@@ -488,6 +496,42 @@ class _Segments:
         with memoryview(self._held) as held, held[:size] as front:
             yield front
         del self._held[:size]
+
+
+class _ReadAhead:
+    """Runs a source a few pieces ahead of whoever iterates over it, in a task of its own."""
+
+    def __init__(self, source: AsyncIterator[Chunk]) -> None:
+        self._source = source
+        self._queue: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue(_AHEAD)
+        self._filling = asyncio.create_task(self._fill())
+
+    async def _fill(self) -> None:
+        try:
+            async for piece in self._source:
+                await self._queue.put(piece)
+        except Exception as error:  # noqa: BLE001 - raised where the pieces are taken
+            await self._queue.put(error)
+        else:
+            await self._queue.put(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        piece = await self._queue.get()
+        if isinstance(piece, Exception):
+            raise piece
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._filling.cancel()
+        await asyncio.wait([self._filling])
 
 
 class _Sealing:

@@ -76,6 +76,17 @@ def record(session: AsyncSession, event: AuditEvent, *, now: datetime) -> uuid.U
     Raises:
         ValueError: the actor has no known form.
     """
+    entry = entry_of(event, now=now)
+    session.add(entry)
+    return entry.id
+
+
+def entry_of(event: AuditEvent, *, now: datetime) -> AuditEntry:
+    """The entry as a row, for a use case that inserts its rows itself; it belongs into the same transaction.
+
+    Raises:
+        ValueError: the actor has no known form.
+    """
     if not _ACTOR.match(event.actor):
         raise ValueError(f"not an actor: {event.actor!r}")
     entry_id = _IDS.next(now)
@@ -92,18 +103,15 @@ def record(session: AsyncSession, event: AuditEvent, *, now: datetime) -> uuid.U
         "request": event.request_id,
         "details": dict(event.details),
     }
-    session.add(
-        AuditEntry(
-            id=entry_id,
-            index=None,
-            payload=rfc8785.dumps(entry),
-            controller_id=event.controller_id,
-            at=now,
-            actor=event.actor,
-            action=event.action,
-            object_type=event.object_type,
-            object_id=event.object_id,
-            outcome=event.outcome,
-        )
+    return AuditEntry(
+        id=entry_id,
+        index=None,
+        payload=rfc8785.dumps(entry),
+        controller_id=event.controller_id,
+        at=now,
+        actor=event.actor,
+        action=event.action,
+        object_type=event.object_type,
+        object_id=event.object_id,
+        outcome=event.outcome,
     )
-    return entry_id

@@ -41,9 +41,23 @@ def add_subject(
     subject_id: uuid.UUID | None = None,
 ) -> Subject:
     """Make a new subject with a key of its own and add it to the session."""
+    subject = new_subject(keyring, controller_id, kind, now=now, subject_id=subject_id)
+    session.add(subject)
+    return subject
+
+
+def new_subject(
+    keyring: keys.Keyring,
+    controller_id: uuid.UUID,
+    kind: SubjectKind,
+    *,
+    now: datetime,
+    subject_id: uuid.UUID | None = None,
+) -> Subject:
+    """Make a new subject with a key of its own, in memory."""
     identity = subject_id or uuid.uuid4()
     ref = keys.new_subject_key(keyring, str(controller_id), str(identity))
-    subject = Subject(
+    return Subject(
         id=identity,
         controller_id=controller_id,
         kind=kind,
@@ -53,8 +67,6 @@ def add_subject(
         created_at=now,
         destroyed_at=None,
     )
-    session.add(subject)
-    return subject
 
 
 def seal_json(

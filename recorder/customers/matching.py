@@ -149,17 +149,22 @@ async def add_candidates(session: AsyncSession, recording: Recording, match: Mat
         sa.select(RecordingLink.customer_id).where(RecordingLink.recording_id == recording.id)
     )
     known = set(have)
-    for customer_id in match.customers:
-        if customer_id not in known:
-            session.add(
-                RecordingLink(
-                    recording_id=recording.id,
-                    customer_id=customer_id,
-                    role=LinkRole.CANDIDATE,
-                    matched_by=match.by or "person",
-                    created_at=now,
-                )
-            )
+    session.add_all(link for link in match_links(recording, match, now=now) if link.customer_id not in known)
+
+
+def match_links(recording: Recording, match: Match, *, now: datetime) -> list[RecordingLink]:
+    """A match as rows of nobody's session: the principal where it is certain, else candidates."""
+    role = LinkRole.PRINCIPAL if match.certain else LinkRole.CANDIDATE
+    return [
+        RecordingLink(
+            recording_id=recording.id,
+            customer_id=customer_id,
+            role=role,
+            matched_by=match.by or "person",
+            created_at=now,
+        )
+        for customer_id in match.customers
+    ]
 
 
 async def note_call(
@@ -175,19 +180,22 @@ async def note_call(
     )
     if exists is not None:
         return
-    at = min(recording.started_at, recording.received_at)
-    session.add(
-        Contact(
-            id=uuid.uuid4(),
-            customer_id=customer.id,
-            kind=ContactKind.CALL,
-            at=at,
-            recording_id=recording.id,
-            sealed=None,
-            recorded_at=now,
-        )
+    contact = call_contact(customer, recording, now=now)
+    session.add(contact)
+    touch(customer, contact.at)
+
+
+def call_contact(customer: Customer, recording: Recording, *, now: datetime) -> Contact:
+    """The contact that a call is, as a row of nobody's session."""
+    return Contact(
+        id=uuid.uuid4(),
+        customer_id=customer.id,
+        kind=ContactKind.CALL,
+        at=min(recording.started_at, recording.received_at),
+        recording_id=recording.id,
+        sealed=None,
+        recorded_at=now,
     )
-    touch(customer, at)
 
 
 def touch(customer: Customer, at: datetime) -> None:

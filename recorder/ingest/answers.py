@@ -23,8 +23,13 @@ async def outcome_of(
     kind: OutcomeKind,
     *,
     differences: tuple[str, ...] = (),
+    match: Match | None = None,
 ) -> Outcome:
-    """The answer for a stored recording, with its receipt."""
+    """The answer for a stored recording, with its receipt.
+
+    Args:
+        match: whose call it is, where that was settled just now; else the links are read.
+    """
     return Outcome(
         kind=kind,
         recording_id=row.id,
@@ -34,7 +39,7 @@ async def outcome_of(
         sha256=row.sha256,
         size=row.size,
         media=_media(row),
-        customer=await _customer(session, row),
+        customer=await _customer(session, row) if match is None else _who(match),
         retention=_retention(row),
         receipt=sign_receipt(services.keyring, receipt_of(row)),
         differences=differences,

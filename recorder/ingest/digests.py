@@ -111,6 +111,7 @@ class DigestCheck:
 
     announced: list[tuple[str, str, bytes]] = field(default_factory=list)
     _hashers: dict[str, Any] = field(default_factory=dict)
+    _shared: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_fields(cls, fields: Iterable[tuple[str, str | None]]) -> DigestCheck:
@@ -128,6 +129,11 @@ class DigestCheck:
             check._hashers.setdefault(algorithm, hashlib.new(algorithm.replace("-", "")))
         return check
 
+    def share(self, algorithm: str, hasher: Any) -> None:
+        """Compare with a hasher that somebody else feeds with the whole of the same bytes."""
+        if self._hashers.pop(algorithm, None) is not None:
+            self._shared[algorithm] = hasher
+
     def update(self, chunk: bytes | bytearray | memoryview) -> None:
         """Feed the next bytes of the body."""
         for hasher in self._hashers.values():
@@ -135,10 +141,11 @@ class DigestCheck:
 
     def mismatched(self) -> tuple[str, ...]:
         """Headers whose digest is not that of the bytes fed."""
+        hashers = {**self._hashers, **self._shared}
         wrong = [
             header
             for header, algorithm, digest in self.announced
-            if not hmac.compare_digest(self._hashers[algorithm].digest(), digest)
+            if not hmac.compare_digest(hashers[algorithm].digest(), digest)
         ]
         return tuple(dict.fromkeys(wrong))
 

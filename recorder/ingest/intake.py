@@ -13,6 +13,7 @@ from recorder.ingest.request import IngestRequest
 from recorder.ingest.silencing import card_spans, destroy_spans, fixed_rate
 from recorder.ingest.sniff import HEAD_SIZE, UNKNOWN, Hints, Media, contradictions, sniff
 from recorder.metrics import Metrics
+from storage.vault import RunningDigest
 
 Chunk = bytes | bytearray
 
@@ -45,6 +46,7 @@ class Arrival:
         self._hints = hints_of(request, source_media)
         self._spans = card_spans(request.metadata.silences)
         self._received = hashlib.sha256()
+        request.digests.share("sha-256", self._received)
         self._received_media: Media = UNKNOWN
         self._head: list[Chunk] = []
 
@@ -84,6 +86,11 @@ class Arrival:
     def received_sha256(self) -> bytes:
         """Of what arrived; the last word once the body is read to its end."""
         return self._received.digest()
+
+    @property
+    def kept_hasher(self) -> RunningDigest | None:
+        """The running SHA-256 of what is kept, where that is what arrives."""
+        return None if self.card_removed else self._received
 
     @property
     def kept_size_known(self) -> int | None:

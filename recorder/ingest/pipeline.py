@@ -3,9 +3,10 @@
 Steps of `Intake.accept`:
 
 1. the source is admitted (its token, its switch, its share of concurrent uploads);
-2. the identity is looked up: what was erased stays erased (410);
+2. in the same statement the identity is looked up: what was erased stays erased (410);
 3. the body streams through hash, sniffer and seal into the object store, in constant memory;
-4. one transaction settles everything else: customer, call, recording, keys, indexes, windows, audit, jobs.
+4. one transaction settles everything else: customer, call, recording, keys, indexes, windows, audit, jobs. It
+   begins when the last byte is sealed and commits when the store has confirmed the object, never before.
 
 Steps 3 and 4 run as one task that a vanishing client does not cancel: a body that arrived whole is stored,
 one that broke off leaves nothing. A crash between them leaves an orphan object for the reconciler, never a
@@ -18,17 +19,18 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, Detail, record
-from recorder.catalogue.enums import LawfulBasis, RecordingState
-from recorder.catalogue.locks import lock_values
-from recorder.catalogue.tables import Recording, Tombstone
+from recorder.catalogue.enums import LawfulBasis
+from recorder.catalogue.tables import Recording
+from recorder.customers.matching import Match
 from recorder.errors import (
     Conflict,
     Erased,
@@ -40,18 +42,30 @@ from recorder.errors import (
     Unavailable,
 )
 from recorder.ingest import idempotency
-from recorder.ingest.admission import Admitted, admit
+from recorder.ingest.admission import GONE, Admitted, admit, erased
 from recorder.ingest.answers import outcome_of, preview
-from recorder.ingest.identity import aside_identity, payload_digest, recording_identity
+from recorder.ingest.identity import aside_identity, payload_digest
 from recorder.ingest.intake import Arrival, Chunk
 from recorder.ingest.metadata import differences
 from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
-from recorder.ingest.storing import Delivery, match_of, stored_document, write_rows
+from recorder.ingest.storing import (
+    Delivery,
+    Standing,
+    finish,
+    match_of,
+    standing,
+    stored_document,
+    write_rows,
+)
+from recorder.ingest.uploading import Upload
 from recorder.services import Services
-from storage.errors import StorageError
+from storage.vault import SealedObject
 
 log = logging.getLogger("recorder.ingest")
-_GONE = frozenset({RecordingState.ERASING, RecordingState.ERASED})
+_EARLY: Final = 6
+"""Deliveries that may hold a transaction while their store finishes: a part of the pool of connections."""
+_PATIENCE: Final = 0.25
+"""Seconds for which they may. Their transaction looked at holds and schedules before that wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,14 @@ class _Settled:
     first: uuid.UUID | None = None
     aside: uuid.UUID | None = None
     certificate: uuid.UUID | None = None
+
+
+class _CommitUnknown(Exception):
+    """The database went away while a transaction was being committed."""
+
+    def __init__(self, cause: Unavailable) -> None:
+        super().__init__("the outcome of a commit is unknown")
+        self.cause = cause
 
 
 class Intake:
@@ -98,7 +120,7 @@ class Intake:
             Erased: this call was erased.
             Unavailable: database or store is away; nothing was accepted.
         """
-        admitted = await admit(self._services, principal, source, request_id=request_id)
+        admitted = await self._admit(request, principal, source, request_id)
         if self._services.uploads.running >= self._services.settings.concurrent_uploads:
             raise TooMany("too many uploads at once; try again")
         task = asyncio.create_task(self._run(request, body, admitted, request_id))
@@ -120,17 +142,16 @@ class Intake:
         Raises:
             RecorderError: as `accept` would.
         """
-        admitted = await admit(self._services, principal, source, request_id=request_id)
+        admitted = await self._admit(request, principal, source, request_id)
         now = self._services.clock.now()
         basis = lawful_basis(request, admitted)
-        identity = self._identity(request, admitted)
-        async with self._services.database.snapshot() as session:
-            await _refuse_erased(session, admitted.source.id, identity)
+        identity = admitted.identity
+        admitted.refuse_erased()
         arrival = self._arrival(request, body, admitted)
         await arrival.begin()
         await arrival.drain()
         reasons = self._judge(request, arrival)
-        delivery = self._delivery(request, admitted, arrival, identity, reasons, basis, now, request_id)
+        delivery = self._delivery(request, admitted, arrival, identity, reasons, basis, now, request_id, None)
         async with self._services.database.snapshot() as session:
             first = await _find(session, admitted.source.id, identity)
             match = await match_of(session, self._services, delivery)
@@ -174,80 +195,129 @@ class Intake:
         request_id: str,
         claim: idempotency.Claim | None,
     ) -> Outcome:
-        services = self._services
         basis = lawful_basis(request, admitted)
-        identity = self._identity(request, admitted)
-        async with services.database.snapshot() as session:
-            await _refuse_erased(session, admitted.source.id, identity)
+        admitted.refuse_erased()
         arrival = self._arrival(request, body, admitted)
         await arrival.begin()
         if claim is not None and claim.payload is not None:
             return await self._replay(request, arrival, claim, admitted)
-        written = await services.vault.write(arrival.kept(), role="original", size=arrival.kept_size_known)
+        upload = Upload(self._services.vault, arrival)
         keep = False
         try:
-            now = services.clock.now()
+            # Every byte has arrived and is sealed; the store is still busy with the last of them.
+            sealed = await upload.sealed()
+            now = self._services.clock.now()
             reasons = self._judge(request, arrival)
+            identity = admitted.identity
             if "digest-mismatch" in reasons:
                 identity = self._aside(admitted, identity, arrival)
-            delivery = self._delivery(request, admitted, arrival, identity, reasons, basis, now, request_id)
-            delivery.written = written
+            delivery = self._delivery(
+                request, admitted, arrival, identity, reasons, basis, now, request_id, sealed
+            )
             try:
-                async with services.database.transaction() as session:
-                    settled = await self._settle(session, delivery, claim)
-            except Unavailable:
+                settled = await self._settled(delivery, claim, upload)
+            except _CommitUnknown as error:
                 # The answer to COMMIT may have been lost on the way: the row may be there. An orphan object
                 # can be found and removed later, a row without its bytes cannot be mended.
                 keep = True
-                raise
+                raise error.cause from None
             keep = settled.keep_object
         finally:
             if not keep:
-                await self._discard(written.key)
+                await upload.discard()
         return _answer(settled)
 
+    async def _settled(self, delivery: Delivery, claim: idempotency.Claim | None, upload: Upload) -> _Settled:
+        """Settle while the store finishes, where that holds up nobody; else when it has finished.
+
+        SQLite has one writer: nobody else could write while this one waits for a store. A store that is slow
+        must not hold connections of the database, so such waits are few and short.
+        """
+        uploads = self._services.uploads
+        if not self._services.database.sqlite and uploads.settling_early < _EARLY:
+            try:
+                with uploads.early():
+                    return await self._transact(replace(delivery), claim, upload, patience=_PATIENCE)
+            except TimeoutError:
+                log.debug("the store is slow; settling again after it")
+        await upload.written()
+        return await self._transact(delivery, claim, upload, patience=None)
+
+    async def _transact(
+        self,
+        delivery: Delivery,
+        claim: idempotency.Claim | None,
+        upload: Upload,
+        *,
+        patience: float | None,
+    ) -> _Settled:
+        try:
+            async with self._services.database.transaction() as session:
+                settled = await self._settle(session, delivery, claim, upload, patience)
+                delivery.committing = True
+        except Unavailable as error:
+            if delivery.committing:
+                raise _CommitUnknown(error) from error
+            raise
+        return settled
+
     async def _settle(
-        self, session: AsyncSession, delivery: Delivery, claim: idempotency.Claim | None
+        self,
+        session: AsyncSession,
+        delivery: Delivery,
+        claim: idempotency.Claim | None,
+        upload: Upload,
+        patience: float | None,
     ) -> _Settled:
         services, now = self._services, delivery.received_at
         source_id = delivery.admitted.source.id
-        await lock_values(session, delivery.lock_digests)
-        plain = delivery.plain_identity
-        tombstone = await session.get(Tombstone, (source_id, plain))
-        first = await _find(session, source_id, delivery.identity)
-        if tombstone is not None or (first is not None and first.state in _GONE):
+        around = await standing(session, delivery)
+        if around.erased:
             self._audit(
                 session, delivery, "recording.refused", str(source_id), "refused", {"reason": "erased"}
             )
-            found = tombstone.certificate_id if tombstone else first.certificate_id if first else None
-            return _Settled(OutcomeKind.ERASED, certificate=found)
-        if first is not None and (first.received_sha256 or first.sha256) != delivery.received_sha256:
-            return await self._conflict(session, delivery, first)
+            return _Settled(OutcomeKind.ERASED, certificate=around.certificate)
         told: tuple[str, ...] = ()
-        if first is None:
-            row = await write_rows(session, services, delivery)
+        match: Match | None = None
+        if around.first is None:
+            row, match = await write_rows(session, services, delivery, around)
             kind = OutcomeKind.CREATED
         else:
-            row, kind = first, OutcomeKind.REPEATED
-            told = await self._compare(session, delivery, first)
+            row = await session.get_one(Recording, around.first)
+            if (row.received_sha256 or row.sha256) != delivery.received_sha256:
+                return await self._conflict(session, delivery, row, around, upload, patience)
+            kind = OutcomeKind.REPEATED
+            told = await self._compare(session, delivery, row)
         if claim is not None:
             await idempotency.settle(session, claim, delivery.payload(services.keyring), row.id, now=now)
-        outcome = await outcome_of(session, services, row, kind, differences=told)
-        return _Settled(kind, outcome, keep_object=first is None)
+        outcome = await outcome_of(session, services, row, kind, differences=told, match=match)
+        if kind is OutcomeKind.CREATED:
+            await finish(session, services, delivery, row, await upload.written(patience))
+        return _Settled(kind, outcome, keep_object=kind is OutcomeKind.CREATED)
 
-    async def _conflict(self, session: AsyncSession, delivery: Delivery, first: Recording) -> _Settled:
+    async def _conflict(
+        self,
+        session: AsyncSession,
+        delivery: Delivery,
+        first: Recording,
+        around: Standing,
+        upload: Upload,
+        patience: float | None,
+    ) -> _Settled:
         """Other bytes under a known identity: both are kept, the second in quarantine, once."""
         delivery.identity = self._aside_of(delivery)
         known = await _find(session, delivery.admitted.source.id, delivery.identity)
         if known is None:
             delivery.reasons = (*delivery.reasons, "conflict")
             delivery.conflict_of = first.id
-            known = await write_rows(session, self._services, delivery)
+            known, _ = await write_rows(session, self._services, delivery, around)
             kept = True
         else:
             kept = False
         details: dict[str, Detail] = {"of": str(first.id), "again": not kept}
         self._audit(session, delivery, "recording.conflict", str(known.id), "refused", details)
+        if kept:
+            await finish(session, self._services, delivery, known, await upload.written(patience))
         return _Settled(OutcomeKind.CONFLICT, keep_object=kept, first=first.id, aside=known.id)
 
     async def _compare(self, session: AsyncSession, delivery: Delivery, first: Recording) -> tuple[str, ...]:
@@ -276,9 +346,21 @@ class Intake:
             )
         async with self._services.database.snapshot() as session:
             first = await session.get(Recording, claim.recording_id)
-            if first is None or first.state in _GONE:
+            if first is None or first.state in GONE:
                 raise Erased("this call was erased")
             return await outcome_of(session, self._services, first, OutcomeKind.REPEATED)
+
+    async def _admit(
+        self, request: IngestRequest, principal: Principal, source: str | None, request_id: str
+    ) -> Admitted:
+        return await admit(
+            self._services,
+            principal,
+            source,
+            external_id=request.metadata.external_id,
+            leg=request.metadata.leg,
+            request_id=request_id,
+        )
 
     def _arrival(self, request: IngestRequest, body: AsyncIterable[Chunk], admitted: Admitted) -> Arrival:
         limit = min(filter(None, (admitted.source.max_bytes, self._services.settings.max_upload_bytes)))
@@ -321,6 +403,7 @@ class Intake:
         basis: LawfulBasis,
         now: datetime,
         request_id: str,
+        sealed: SealedObject | None,
     ) -> Delivery:
         return Delivery.prepare(
             self._services.keyring,
@@ -328,20 +411,12 @@ class Intake:
             admitted=admitted,
             arrival=arrival,
             identity=identity,
-            plain_identity=self._identity(request, admitted),
+            plain_identity=admitted.identity,
             reasons=reasons,
             basis=basis,
             received_at=now,
             request_id=request_id,
-        )
-
-    def _identity(self, request: IngestRequest, admitted: Admitted) -> bytes:
-        return recording_identity(
-            self._services.keyring,
-            admitted.controller.id,
-            admitted.source.id,
-            request.metadata.external_id,
-            request.metadata.leg,
+            sealed=sealed,
         )
 
     def _aside(self, admitted: Admitted, identity: bytes, arrival: Arrival) -> bytes:
@@ -378,13 +453,6 @@ class Intake:
         )
         record(session, event, now=delivery.received_at)
 
-    async def _discard(self, key: str) -> None:
-        """Remove an object that no row names; what cannot be removed now is the reconciler's."""
-        try:
-            await asyncio.shield(self._services.vault.destroy(key))
-        except StorageError as error:
-            log.warning("an object is left behind", extra={"kind": type(error).__name__})
-
 
 def _finished(task: asyncio.Task[Outcome]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
@@ -410,24 +478,9 @@ async def _find(session: AsyncSession, source_id: uuid.UUID, identity: bytes) ->
     return (await session.scalars(query)).one_or_none()
 
 
-async def _refuse_erased(session: AsyncSession, source_id: uuid.UUID, identity: bytes) -> None:
-    """Spare a sender the upload of what was erased; the transaction that stores looks again."""
-    tombstone = await session.get(Tombstone, (source_id, identity))
-    if tombstone is not None:
-        raise _erased(tombstone.certificate_id)
-    found = await _find(session, source_id, identity)
-    if found is not None and found.state in _GONE:
-        raise _erased(found.certificate_id)
-
-
-def _erased(certificate_id: uuid.UUID | None) -> Erased:
-    certificate = None if certificate_id is None else str(certificate_id)
-    return Erased("this call was erased and is not taken again", certificate_id=certificate)
-
-
 def _answer(settled: _Settled) -> Outcome:
     if settled.kind is OutcomeKind.ERASED:
-        raise _erased(settled.certificate)
+        raise erased(settled.certificate)
     if settled.kind is OutcomeKind.CONFLICT:
         raise Conflict(
             f"other bytes are stored under this identity; these are kept in quarantine as {settled.aside}",

@@ -5,37 +5,43 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from recorder.audit.events import AuditEvent, record
-from recorder.catalogue.enums import LawfulBasis, LinkRole, ObjectRole, RecordingState, SubjectKind
+from recorder.audit.events import AuditEvent, entry_of
+from recorder.catalogue.enums import LawfulBasis, ObjectRole, RecordingState, SubjectKind
+from recorder.catalogue.inserting import insert_and_commit, insert_rows
+from recorder.catalogue.locks import lock_and_look
+from recorder.catalogue.lookups import Lookup
 from recorder.catalogue.sealed_fields import RECORDING_METADATA
-from recorder.catalogue.subjects import add_subject, blind_index, open_json, seal_json
+from recorder.catalogue.subjects import blind_index, new_subject, open_json, seal_json, subject_ref
 from recorder.catalogue.tables import (
+    Base,
     BlindIndex,
     Call,
     Customer,
     Recording,
     RecordingAgent,
-    RecordingLink,
     RecordingTag,
+    StoredObjectRow,
     Subject,
+    Tombstone,
 )
 from recorder.customers import matching, normalise
 from recorder.customers.matching import Match, MatchKeys
-from recorder.disposition.evaluation import reevaluate, reevaluate_customer
-from recorder.ingest.admission import Admitted
+from recorder.disposition.evaluation import recordings_of, reevaluate, store_decision
+from recorder.disposition.facts import Origin, active_version, case_of_new, schedule_of, wide_holds
+from recorder.ingest.admission import GONE, Admitted
 from recorder.ingest.identity import call_identity, payload_digest
 from recorder.ingest.intake import Arrival, counterpart
 from recorder.ingest.request import IngestRequest, quarantines
-from recorder.jobs.queue import enqueue
-from recorder.playback.objects import add_object
+from recorder.jobs.queue import new_job
 from recorder.services import Services
-from storage.keys import Keyring
-from storage.vault import WrittenObject
+from retention.engine import decide_case
+from storage.keys import Keyring, wrap_data_key
+from storage.vault import SealedObject, WrittenObject
 
 
 @dataclass(slots=True)
@@ -45,7 +51,10 @@ class Delivery:
     Attributes:
         identity: under which it is stored; differs from ``plain_identity`` for what is kept aside.
         plain_identity: of (source, external id, leg).
+        sealed: its bytes, sealed; None in a dry run.
         conflict_of: the recording whose identity it came under with other bytes.
+        subject: whose key it is under; known once its rows are written.
+        committing: from here on, a database that goes away may have committed.
     """
 
     request: IngestRequest
@@ -60,8 +69,10 @@ class Delivery:
     received_at: datetime
     received_sha256: bytes
     request_id: str
+    sealed: SealedObject | None = field(default=None, repr=False)
     conflict_of: uuid.UUID | None = None
-    written: WrittenObject | None = field(default=None, repr=False)
+    subject: Subject | None = field(default=None, repr=False)
+    committing: bool = False
 
     @classmethod
     def prepare(
@@ -77,6 +88,7 @@ class Delivery:
         basis: LawfulBasis,
         received_at: datetime,
         request_id: str,
+        sealed: SealedObject | None,
     ) -> Delivery:
         """Work the digests out."""
         metadata, controller = request.metadata, admitted.controller
@@ -94,6 +106,7 @@ class Delivery:
             received_at=received_at,
             received_sha256=arrival.received_sha256,
             request_id=request_id,
+            sealed=sealed,
         )
 
     @property
@@ -143,84 +156,190 @@ async def stored_document(session: AsyncSession, services: Services, row: Record
     return open_json(services.keyring, subject, RECORDING_METADATA, row.id, row.sealed)
 
 
-async def write_rows(session: AsyncSession, services: Services, delivery: Delivery) -> Recording:
-    """Add everything that a new recording is, in the running transaction."""
-    now, controller_id = delivery.received_at, delivery.admitted.controller.id
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What stands in the catalogue as the storing transaction begins, under its locks.
+
+    Attributes:
+        erased: a tombstone, or a recording that is erased or going, has the identity.
+        certificate: of that erasure, once there is one.
+        first: the recording that has the identity.
+        call: the call's id and start, where a delivery brought it before.
+        schedule: number of the schedule in force.
+        wide_holds: whether there are holds on whatever matches.
+    """
+
+    erased: bool
+    certificate: uuid.UUID | None
+    first: uuid.UUID | None
+    call: tuple[uuid.UUID, datetime] | None
+    schedule: int | None
+    wide_holds: bool
+
+
+_CONTROLLER: Final = sa.bindparam("controller_id", type_=sa.Uuid())
+_SOURCE: Final = sa.bindparam("source_id", type_=sa.Uuid())
+_PLAIN: Final = sa.bindparam("plain_identity", type_=sa.LargeBinary())
+_IDENTITY: Final = sa.bindparam("identity", type_=sa.LargeBinary())
+_CALL: Final = sa.bindparam("call_identity", type_=sa.LargeBinary())
+_ONE: Final = sa.select(sa.literal(1).label("one")).subquery("one")
+_QUESTION = (
+    sa.select(
+        Tombstone.source_id.label("tombstone"),
+        Tombstone.certificate_id.label("tombstone_certificate"),
+        Recording.id.label("first"),
+        Recording.state,
+        Recording.certificate_id,
+        Call.id.label("call_id"),
+        Call.started_at,
+        active_version(_CONTROLLER).label("schedule"),
+        wide_holds(_CONTROLLER).label("wide_holds"),
+    )
+    .select_from(_ONE)
+    .outerjoin(Tombstone, sa.and_(Tombstone.source_id == _SOURCE, Tombstone.identity == _PLAIN))
+    .outerjoin(Recording, sa.and_(Recording.source_id == _SOURCE, Recording.identity == _IDENTITY))
+    .outerjoin(Call, sa.and_(Call.source_id == _SOURCE, Call.identity == _CALL))
+)
+_STANDING: Final = Lookup(cast("sa.Select[Any]", _QUESTION))
+
+
+async def standing(session: AsyncSession, delivery: Delivery) -> Standing:
+    """Take the delivery's locks and look around under them."""
+    values = {
+        "controller_id": delivery.admitted.controller.id,
+        "source_id": delivery.admitted.source.id,
+        "plain_identity": delivery.plain_identity,
+        "identity": delivery.identity,
+        "call_identity": delivery.call_identity,
+    }
+    [found] = await lock_and_look(session, delivery.lock_digests, _STANDING, values)
+    certificate = found.tombstone_certificate if found.tombstone is not None else found.certificate_id
+    return Standing(
+        erased=found.tombstone is not None or found.state in GONE,
+        certificate=certificate,
+        first=found.first,
+        call=None if found.call_id is None else (found.call_id, found.started_at),
+        schedule=found.schedule,
+        wide_holds=bool(found.wide_holds),
+    )
+
+
+async def write_rows(
+    session: AsyncSession, services: Services, delivery: Delivery, around: Standing
+) -> tuple[Recording, Match]:
+    """Insert everything that a new recording is, in the running transaction, but for its object.
+
+    The object's row (`finish`) comes, with the commit, when the store has confirmed the bytes.
+    """
+    now, controller = delivery.received_at, delivery.admitted.controller
     match = await match_of(session, services, delivery)
     customer: Customer | None = None
     if match.certain:
         customer = await session.get_one(Customer, match.customers[0], with_for_update=True)
         subject = await session.get_one(Subject, customer.subject_id)
+        rows: list[Base] = []
     else:
-        subject = add_subject(session, services.keyring, controller_id, SubjectKind.UNLINKED, now=now)
-        await session.flush()
-    call = await _call(session, delivery)
-    row = _recording(delivery, call.id, subject, customer)
+        subject = new_subject(services.keyring, controller.id, SubjectKind.UNLINKED, now=now)
+        rows = [subject]
+    call_id = await _call(session, delivery, around, rows)
+    row = _recording(delivery, call_id, subject, customer)
     row.sealed = seal_json(
         services.keyring, subject, RECORDING_METADATA, row.id, delivery.request.sealed_document()
     )
-    session.add(row)
-    await session.flush()
-    await _add_object(session, services, delivery, row)
-    _add_details(session, services, delivery, row)
+    moved = False
     if customer is not None:
-        session.add(
-            RecordingLink(
-                recording_id=row.id,
-                customer_id=customer.id,
-                role=LinkRole.PRINCIPAL,
-                matched_by=match.by or "number",
-                created_at=now,
-            )
-        )
-        await matching.note_call(session, customer, row, now=now)
-    else:
-        await matching.add_candidates(session, row, match, now=now)
-    _record_stored(session, delivery, row, match)
-    await session.flush()
-    await _windows(session, services, row, customer, now)
-    for kind in ("media_check", "rendition", "peaks"):
-        enqueue(session, kind, row.id, now=now)
-    return row
-
-
-async def _windows(
-    session: AsyncSession, services: Services, row: Recording, customer: Customer | None, now: datetime
-) -> None:
-    # A new contact moves the windows of everything else the customer has, too.
-    if customer is not None and customer.last_contact_at == min(row.started_at, row.received_at):
-        await reevaluate_customer(session, services, customer.id, now)
-    else:
-        await reevaluate(session, services, [row.id], now)
-    await session.refresh(row)
-
-
-async def _call(session: AsyncSession, delivery: Delivery) -> Call:
-    source_id = delivery.admitted.source.id
-    query = sa.select(Call).where(Call.source_id == source_id, Call.identity == delivery.call_identity)
-    call = (await session.scalars(query)).one_or_none()
-    started = delivery.request.metadata.started_at
-    if call is None:
-        call = Call(
-            id=uuid.uuid4(),
-            controller_id=delivery.admitted.controller.id,
-            source_id=source_id,
-            identity=delivery.call_identity,
-            started_at=started,
-            created_at=delivery.received_at,
-        )
-        session.add(call)
+        contact = matching.call_contact(customer, row, now=now)
+        rows.append(contact)
+        moved = customer.last_contact_at is None or customer.last_contact_at <= contact.at
+        matching.touch(customer, contact.at)
         await session.flush()
-    elif started < call.started_at:
-        call.started_at = started
-    return call
+    await _decide(session, delivery, around, row)
+    rows += [row, *matching.match_links(row, match, now=now), *_details(services.keyring, delivery, row)]
+    rows.append(entry_of(_stored_event(delivery, row, match), now=now))
+    rows += [new_job(kind, row.id, now=now) for kind in ("media_check", "rendition", "peaks")]
+    await insert_rows(session, rows)
+    if customer is not None and moved:
+        # A new contact moves the windows of everything else the customer has, too.
+        others = [known for known in await recordings_of(session, customer.id) if known != row.id]
+        await reevaluate(session, services, others, now)
+    delivery.subject = subject
+    return row, match
+
+
+async def _decide(session: AsyncSession, delivery: Delivery, around: Standing, row: Recording) -> None:
+    """Put the decision on the row before it is inserted: the one that `reevaluate` would come to."""
+    admitted, now = delivery.admitted, delivery.received_at
+    controller = admitted.controller
+    origin = Origin(
+        admitted.source.name, controller.country, controller.time_zone, controller.financial_year_end
+    )
+    active = await schedule_of(session, controller.id, around.schedule)
+    case = await case_of_new(session, row, origin, active, now, wide_holds=around.wide_holds)
+    store_decision(row, decide_case(case, now), now)
+
+
+async def _call(session: AsyncSession, delivery: Delivery, around: Standing, rows: list[Base]) -> uuid.UUID:
+    started = delivery.request.metadata.started_at
+    if around.call is not None:
+        call_id, known = around.call
+        if started < known:
+            await session.execute(sa.update(Call).where(Call.id == call_id).values(started_at=started))
+        return call_id
+    call = Call(
+        id=uuid.uuid4(),
+        controller_id=delivery.admitted.controller.id,
+        source_id=delivery.admitted.source.id,
+        identity=delivery.call_identity,
+        started_at=started,
+        created_at=delivery.received_at,
+    )
+    rows.append(call)
+    return call.id
+
+
+async def finish(
+    session: AsyncSession, services: Services, delivery: Delivery, row: Recording, written: WrittenObject
+) -> None:
+    """Insert the row of the original, whose bytes are in the store now, and commit the transaction."""
+    subject = delivery.subject
+    if subject is None:
+        raise AssertionError("the recording's rows come before its object's")
+    wrapped = wrap_data_key(
+        services.keyring,
+        subject_ref(subject),
+        written.data_key,
+        object_id=written.object_id,
+        size=written.size,
+        sha256=written.sha256,
+    )
+    original = StoredObjectRow(
+        id=written.object_id,
+        recording_id=row.id,
+        role=ObjectRole.ORIGINAL,
+        key=written.key,
+        version_id=written.version_id,
+        subject_id=subject.id,
+        wrapped_key=wrapped,
+        size=written.size,
+        sealed_size=written.sealed_size,
+        sha256=written.sha256,
+        content_type=delivery.arrival.media.content_type,
+        header=written.header,
+        created_at=delivery.received_at,
+        deleted_at=None,
+    )
+    await session.flush()
+    delivery.committing = True
+    await insert_and_commit(session, [original])
 
 
 def _recording(
     delivery: Delivery, call_id: uuid.UUID, subject: Subject, customer: Customer | None
 ) -> Recording:
-    metadata, arrival, written = delivery.request.metadata, delivery.arrival, _written(delivery)
-    duration = arrival.duration_ms(written.size)
+    metadata, arrival, sealed = delivery.request.metadata, delivery.arrival, delivery.sealed
+    if sealed is None:
+        raise AssertionError("a rehearsal writes no rows")
+    duration = arrival.duration_ms(sealed.size)
     if duration is None and metadata.duration is not None:
         duration = round(metadata.duration * 1000)
     notice = metadata.notice
@@ -255,8 +374,8 @@ def _recording(
         ],
         channels=[channel.model_dump() for channel in metadata.channels],
         media=arrival.media.document(),
-        sha256=written.sha256,
-        size=written.size,
+        sha256=sealed.sha256,
+        size=sealed.size,
         sealed=None,
         card_data_removed=arrival.card_removed,
         received_sha256=arrival.received_sha256 if arrival.card_removed else None,
@@ -264,43 +383,27 @@ def _recording(
     )
 
 
-async def _add_object(session: AsyncSession, services: Services, delivery: Delivery, row: Recording) -> None:
-    await add_object(
-        session,
-        services,
-        row,
-        _written(delivery),
-        role=ObjectRole.ORIGINAL,
-        content_type=delivery.arrival.media.content_type,
-        now=delivery.received_at,
-    )
-
-
-def _written(delivery: Delivery) -> WrittenObject:
-    if delivery.written is None:
-        raise AssertionError("nothing was written for this delivery")
-    return delivery.written
-
-
-def _add_details(session: AsyncSession, services: Services, delivery: Delivery, row: Recording) -> None:
-    for agent in row.agents:
-        session.add(RecordingAgent(recording_id=row.id, agent=agent, controller_id=row.controller_id))
-    for tag in row.tags:
-        session.add(RecordingTag(recording_id=row.id, tag=tag))
-    pairs = {*delivery.keys.pairs, *_search_pairs(services.keyring, delivery)}
+def _details(keyring: Keyring, delivery: Delivery, row: Recording) -> list[Base]:
+    rows: list[Base] = [
+        RecordingAgent(recording_id=row.id, agent=agent, controller_id=row.controller_id)
+        for agent in row.agents
+    ]
+    rows += [RecordingTag(recording_id=row.id, tag=tag) for tag in row.tags]
+    pairs = {*delivery.keys.pairs, *_search_pairs(keyring, delivery)}
     known = {(matching.LINE, digest) for kind, digest in delivery.keys.pairs if kind == matching.PHONE}
-    for kind, digest in sorted(pairs - known):
-        session.add(
-            BlindIndex(
-                id=uuid.uuid4(),
-                controller_id=row.controller_id,
-                kind=kind,
-                digest=digest,
-                subject_id=row.subject_id,
-                customer_id=row.customer_id,
-                recording_id=row.id,
-            )
+    rows += [
+        BlindIndex(
+            id=uuid.uuid4(),
+            controller_id=row.controller_id,
+            kind=kind,
+            digest=digest,
+            subject_id=row.subject_id,
+            customer_id=row.customer_id,
+            recording_id=row.id,
         )
+        for kind, digest in sorted(pairs - known)
+    ]
+    return rows
 
 
 def _search_pairs(keyring: Keyring, delivery: Delivery) -> set[tuple[str, bytes]]:
@@ -322,9 +425,9 @@ def _search_pairs(keyring: Keyring, delivery: Delivery) -> set[tuple[str, bytes]
     return pairs
 
 
-def _record_stored(session: AsyncSession, delivery: Delivery, row: Recording, match: Match) -> None:
+def _stored_event(delivery: Delivery, row: Recording, match: Match) -> AuditEvent:
     stored = row.state is RecordingState.STORED
-    event = AuditEvent(
+    return AuditEvent(
         action="recording.stored" if stored else "recording.quarantined",
         actor=delivery.admitted.actor,
         object_type="recording",
@@ -343,4 +446,3 @@ def _record_stored(session: AsyncSession, delivery: Delivery, row: Recording, ma
             "candidates": 0 if match.certain else len(match.customers),
         },
     )
-    record(session, event, now=delivery.received_at)

@@ -28,7 +28,21 @@ def enqueue(
         kind: which handler does it: ``media_check``, ``rendition``, ``peaks``, ``erase``.
         target_id: what it is about; random ids only.
     """
-    job = Job(
+    job = new_job(kind, target_id, now=now, payload=payload, not_before=not_before)
+    session.add(job)
+    return job.id
+
+
+def new_job(
+    kind: str,
+    target_id: uuid.UUID,
+    *,
+    now: datetime,
+    payload: Mapping[str, Any] | None = None,
+    not_before: datetime | None = None,
+) -> Job:
+    """One piece of work as a row, for a use case that inserts its rows itself."""
+    return Job(
         id=uuid.uuid4(),
         kind=kind,
         target_id=target_id,
@@ -42,5 +56,3 @@ def enqueue(
         created_at=now,
         finished_at=None,
     )
-    session.add(job)
-    return job.id

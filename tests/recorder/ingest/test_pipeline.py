@@ -6,11 +6,13 @@ import asyncio
 import base64
 import hashlib
 import json
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -633,17 +635,37 @@ async def test_a_store_that_is_away_keeps_nothing(services: Services, source: So
 async def test_a_database_lost_at_the_commit_leaves_an_orphan_and_no_row(
     intake: Intake, services: Services, source: Source, wav: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The transaction fails after the object is stored; its outcome could as well be unknown.
-    async def failing(*_: Any, **__: Any) -> None:
+    # The transaction fails as it commits; its outcome could as well be unknown.
+    async def lost_postgres(_: Any) -> None:
+        raise psycopg.OperationalError("gone")
+
+    def lost_sqlite(connection: Any) -> None:
+        connection.rollback()
+        raise sqlite3.OperationalError("gone")
+
+    if services.database.sqlite:
+        monkeypatch.setattr(services.database.engine.dialect, "do_commit", lost_sqlite)
+    else:
+        monkeypatch.setattr(psycopg.AsyncConnection, "commit", lost_postgres)
+    with pytest.raises(Unavailable):
+        await push(intake, source, request(), wav)
+    monkeypatch.undo()
+    assert await rows(services, Recording) == []
+    assert len(await keys(services)) == 1
+    assert (await push(intake, source, request(), wav)).kind is OutcomeKind.CREATED
+
+
+async def test_a_database_lost_before_the_commit_leaves_nothing(
+    intake: Intake, services: Services, source: Source, wav: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any, **__: Any) -> None:
         raise Unavailable("gone", dependency="database")
 
-    monkeypatch.setattr("recorder.ingest.storing._windows", failing)
+    monkeypatch.setattr("recorder.ingest.storing._decide", lost)
     with pytest.raises(Unavailable):
         await push(intake, source, request(), wav)
     assert await rows(services, Recording) == []
-    assert len(await keys(services)) == 1
-    monkeypatch.undo()
-    assert (await push(intake, source, request(), wav)).kind is OutcomeKind.CREATED
+    assert await keys(services) == []
 
 
 async def test_extra_of_any_json_is_kept_sealed(
