@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.access.policy import Action
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
-from recorder.catalogue.enums import Role
+from recorder.catalogue.enums import RecordingState, Role
 from recorder.catalogue.tables import Account, ApiToken, ListeningLink, Recording
 from recorder.errors import Erased, FieldError, Forbidden, InvalidInput, NotFound
 from recorder.playback.decide import Rendition, allowed_recording, choose_role
@@ -156,7 +156,10 @@ async def open_link(
         link = await session.get(ListeningLink, link_id)
         if link is None:
             raise NotFound("there is no such link")
-        refusal = await _refusal(session, link, principal, now)
+        recording = await session.get_one(Recording, link.recording_id)
+        # An erasure revokes links, but gone (and for whom to know) is the better answer: open_listen gives it.
+        gone = recording.state in (RecordingState.ERASING, RecordingState.ERASED)
+        refusal = None if gone else await _refusal(session, link, principal, now)
     purpose = Purpose(link.purpose)
     if refusal is not None:
         await audit_refusal(services, principal, link.recording_id, purpose, refusal, request_id=request_id)

@@ -20,7 +20,7 @@ from recorder.api import playback, recordings
 from recorder.api.framework import PRINCIPAL, SERVICES, mount
 from recorder.api.middleware import add_headers, observe, problems
 from recorder.catalogue.enums import ChoiceKind, RecordingState, Role, ScopeKind
-from recorder.catalogue.tables import Account, AuditEntry, Recording, StoredObjectRow
+from recorder.catalogue.tables import Account, AuditEntry, ListeningLink, Recording, StoredObjectRow
 from recorder.clock import ManualClock
 from recorder.disposition.evaluation import reevaluate
 from recorder.playback.renditions import make_peaks
@@ -415,6 +415,22 @@ async def test_playable_follows_role_and_window(
     assert windows["legal_protection"]["state"] == "open"
     assert any("objection" in text for text in explained["explanation"])
     assert explained["erase_on"] is not None
+
+
+async def test_a_link_to_an_erased_call_says_that_it_is_gone(
+    client: Client, world: World, quality: Principal, by: As, clock: ManualClock
+) -> None:
+    recording_id = await world.recording(await make_audio(1))
+    async with client.post(
+        f"/api/v1/recordings/{recording_id}/links", json={"purpose": "quality"}, headers=by(quality)
+    ) as answer:
+        path = "/listen/" + (await answer.json())["url"].rpartition("/listen/")[2]
+    async with world.services.database.transaction() as session:
+        # As an erasure leaves them: the links are revoked as well.
+        await session.execute(sa.update(ListeningLink).values(revoked_at=clock.now()))
+        await session.execute(sa.update(Recording).values(state=RecordingState.ERASED))
+    async with client.get(path, headers=by(quality)) as answer:
+        assert answer.status == 410
 
 
 async def test_custody_outlives_the_recording(
