@@ -117,7 +117,7 @@ async def push(call: ApiCall) -> web.StreamResponse:
 
 
 def _storable(file_name: str) -> str:
-    """A sender's file name as text; bytes that are no UTF-8 arrive as lone surrogates, which nothing keeps."""
+    """A sender's file name as text; bytes that are no UTF-8 arrive as lone surrogates, which none keeps."""
     return file_name.replace("\x00", "").encode(errors="replace").decode()[:256]
 
 

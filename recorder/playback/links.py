@@ -157,7 +157,7 @@ async def open_link(
         if link is None:
             raise NotFound("there is no such link")
         recording = await session.get_one(Recording, link.recording_id)
-        # An erasure revokes links, but gone (and for whom to know) is the better answer: open_listen gives it.
+        # An erasure revokes links, but gone (and for whom to know) is the better answer; open_listen has it.
         gone = recording.state in (RecordingState.ERASING, RecordingState.ERASED)
         refusal = None if gone else await _refusal(session, link, principal, now)
     purpose = Purpose(link.purpose)
