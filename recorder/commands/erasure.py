@@ -95,24 +95,34 @@ def sweep(dry_run: bool, approval: str | None, controller: str | None, as_json: 
 @click.option("--customer", "number", metavar="NUMBER",
               help="The customer's number; - reads it from stdin, out of the process list.")  # fmt: skip
 @click.option("--recording", metavar="ID", help="One recording.")
-@click.option("--ground", type=click.Choice(GROUNDS), required=True, help="Why.")
+@click.option("--request", "asked", metavar="ID", help="What a granted request for erasure takes.")
+@click.option("--ground", type=click.Choice(GROUNDS), help="Why; of a request it is known.")
 @controller_option
 @yes_option
 @json_option
 def erase(
     number: str | None,
     recording: str | None,
-    ground: str,
+    asked: str | None,
+    ground: str | None,
     controller: str | None,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Erase a customer with all calls, or one recording: keys and objects go, a certificate stays.
+    """Erase a customer with all calls, one recording, or what a granted request takes.
 
-    What a legal hold or a statute keeps stays, and is listed with its reason.
+    Keys and objects go, a certificate stays. What a legal hold or a statute keeps stays, and is listed with
+    its reason.
     """
-    if (number is None) == (recording is None):
-        raise Usage("name either --customer NUMBER or --recording ID")
+    if sum(target is not None for target in (number, recording, asked)) != 1:
+        raise Usage("name either --customer NUMBER, --recording ID or --request ID")
+    if asked is not None:
+        if ground not in {None, ErasureGround.REQUEST.value}:
+            raise Usage("the ground of a request is the request")
+        _erase_request(parse_id(asked, "the request"), yes=yes, as_json=as_json)
+        return
+    if ground is None:
+        raise Usage("say why: --ground")
     if number == "-":
         number = sys.stdin.readline().strip()
     recording_id = None if recording is None else parse_id(recording, "the recording")
@@ -153,6 +163,40 @@ def erase(
         show_table(f"Erasure {result.erasure_id}", ("recording", "outcome", "reason", "until"), rows)
     if not result.erased:
         raise Refused("nothing was erased: everything is kept, for the reasons listed")
+
+
+def _erase_request(rights_id: uuid.UUID, *, yes: bool, as_json: bool) -> None:
+    """Carry out a request that was granted; safe to repeat."""
+
+    async def work() -> dict[str, Any]:
+        import sqlalchemy as sa
+
+        from recorder.catalogue.enums import RequestStage
+        from recorder.catalogue.tables import RequestItem, RightsRequest
+        from recorder.rights import deciding
+        from retention.model import RequestKind
+
+        async with opened() as services:
+            async with services.database.snapshot() as session:
+                row = await session.get(RightsRequest, rights_id)
+            if row is None or row.kind is not RequestKind.ERASURE:
+                raise Usage("there is no request for erasure of this id")
+            if row.stage not in {RequestStage.GRANTED, RequestStage.PARTLY_GRANTED}:
+                raise Refused("the request is not granted; decide it first")
+            confirm("Erase what this request takes for good?", yes=yes)
+            await deciding.carry_out(services, rights_id)
+            async with services.database.snapshot() as session:
+                items = sa.select(RequestItem).where(RequestItem.request_id == rights_id)
+                return {
+                    str(item.recording_id): item.outcome
+                    for item in await session.scalars(items.order_by(RequestItem.recording_id))
+                }
+
+    outcomes = run(work())
+    if as_json:
+        show_json({"request": rights_id, "outcomes": outcomes})
+    else:
+        show_table(f"Request {rights_id}", ("recording", "outcome"), outcomes.items())
 
 
 async def _customer(services: Services, controller: str | None, number: str) -> uuid.UUID:
