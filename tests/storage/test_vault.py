@@ -414,6 +414,48 @@ async def test_a_reader_may_leave_early_and_close_twice(
     await opened.aclose()
 
 
+async def test_ciphertext_fetched_beforehand_is_used_for_its_range_alone(
+    vault: Vault, store: Recording, keyring: Keyring, subject: SubjectKeyRef
+) -> None:
+    written = await vault.write(pieces(noise(900_000)), role="original")
+    obj = catalogued(keyring, subject, written, header=written.header)
+    for start, end, requests in ((70_000, 140_000, 1), (70_001, 140_000, 2)):
+        store.asked.clear()
+        fetch = vault.fetch(obj.key, obj.version_id, obj.size, 70_000, 140_000)
+        async with await vault.open_range(obj, start, end, fetch=fetch) as opened:
+            assert b"".join([bytes(piece) async for piece in opened]) == noise(900_000)[start:end]
+        await fetch.aclose()
+        assert len(store.asked) == requests
+    another = await vault.write(pieces(noise(900_000)), role="original")
+    fetch = vault.fetch(another.key, another.version_id, another.size, 70_000, 140_000)
+    async with await vault.open_range(obj, 70_000, 140_000, fetch=fetch) as opened:
+        assert b"".join([bytes(piece) async for piece in opened]) == noise(900_000)[70_000:140_000]
+    await fetch.aclose()
+
+
+async def test_fetched_ciphertext_may_be_dropped_at_any_time(
+    vault: Vault, store: Recording, keyring: Keyring, subject: SubjectKeyRef
+) -> None:
+    written = await vault.write(pieces(noise(900_000)), role="original")
+    at_once = vault.fetch(written.key, written.version_id, written.size)
+    await at_once.aclose()
+    arrived = vault.fetch(written.key, written.version_id, written.size)
+    await arrived.body()
+    for _ in range(2):
+        await arrived.aclose()
+    missing = vault.fetch("o/00/nothing", None, written.size)
+    with pytest.raises(ObjectMissing):
+        await vault.open_range(
+            catalogued(keyring, subject, written, key="o/00/nothing", version_id=None), fetch=missing
+        )
+    await missing.aclose()
+    unwanted = vault.fetch("o/00/nothing", None, written.size)
+    await asyncio.sleep(0)
+    await unwanted.aclose()
+    with pytest.raises(Misuse):
+        vault.fetch(written.key, None, written.size, 0, written.size + 1)
+
+
 # Destroying
 
 

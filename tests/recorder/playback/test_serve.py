@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from recorder.access.principals import Principal
+from recorder.catalogue.database import Database
 from recorder.catalogue.enums import ChoiceKind, JobState, ObjectRole, RecordingState, Role, ScopeKind
 from recorder.catalogue.tables import AuditEntry, Hold, Job, Listen, Matter, Recording, StoredObjectRow
 from recorder.clock import ManualClock
@@ -405,6 +406,23 @@ async def test_a_long_stream_is_written_down_as_it_goes_and_stops_at_an_erasure(
         clock.advance(step)
         with pytest.raises(Erased):
             await anext(pieces)
+
+
+async def test_counts_wait_for_a_database_that_is_away(
+    world: World, quality: Principal, clock: ManualClock
+) -> None:
+    services = world.services
+    source = await make_audio(1)
+    audio = await open_listen(services, quality, await world.recording(source), Purpose.QUALITY)
+    await hear(services, audio)
+    away = Database("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    await services.counts.flush(away)
+    assert services.counts.active_at(audio.listen_id or uuid.uuid4()) == clock.now()
+    await hear(services, audio, 0, 10)
+    assert (await listen_row(services, audio)).bytes_sent == len(source) + 10
+    await services.counts.close(services.database)
+    assert (await listen_row(services, audio)).bytes_sent == len(source) + 10
+    await away.close()
 
 
 async def test_no_entry_no_audio(world: World, quality: Principal) -> None:
