@@ -21,7 +21,7 @@ from recorder.catalogue.tables import RequestPackage, RightsRequest
 from recorder.customers.records import Text
 from recorder.errors import Conflict, Erased, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
-from recorder.rights import consulting, deciding, notices, packages, register, replies
+from recorder.rights import consulting, deciding, notices, packages, register, replies, undoing
 from recorder.rights.deciding import Decided, Refusal
 from recorder.rights.register import NewRequest, RequestView
 from recorder.rights.reminders import SOON, urgency
@@ -403,7 +403,7 @@ async def post_decision(call: ApiCall) -> RequestAnswer:
 async def post_undo(call: ApiCall) -> RequestAnswer:
     """Take a request off its customer."""
     body: UndoBody = call.body
-    view = await register.undo(
+    view = await undoing.undo(
         call.services,
         call.principal,
         call.uuid("id"),

@@ -21,11 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.access.policy import Action, require
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
-from recorder.catalogue.enums import PackageState, RecordingState, RequestStage
+from recorder.catalogue.enums import JobState, PackageState, RecordingState, RequestStage
 from recorder.catalogue.subjects import subject_ref
 from recorder.catalogue.tables import (
     Controller,
     Customer,
+    Job,
     PackageRecording,
     Recording,
     RequestItem,
@@ -103,9 +104,7 @@ async def order(
             raise Conflict("copies are made for granted access and portability requests", kind="no-copies")
         register.require_identity(row)
         newest = await newest_package(session, rights_id)
-        if newest is not None and (
-            newest.state in {PackageState.QUEUED, PackageState.BUILDING} or is_ready(newest, now)
-        ):
+        if newest is not None and (is_ready(newest, now) or await _under_way(session, newest)):
             return newest
         package = RequestPackage(
             id=uuid.uuid4(),
@@ -122,6 +121,21 @@ async def order(
             session, row, "package.ordered", principal.actor, now, request_id, package=str(package.id)
         )
         return package
+
+
+async def _under_way(session: AsyncSession, package: RequestPackage) -> bool:
+    """Whether somebody is still going to make it; one whose job failed for good is noted as failed."""
+    if package.state not in {PackageState.QUEUED, PackageState.BUILDING}:
+        return False
+    job = sa.select(Job.id).where(
+        Job.kind == PACKAGE_JOB,
+        Job.target_id == package.id,
+        Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
+    )
+    if await session.scalar(job.limit(1)) is not None:
+        return True
+    package.state, package.error = PackageState.FAILED, "gave_up"
+    return False
 
 
 async def newest_package(session: AsyncSession, rights_id: uuid.UUID) -> RequestPackage | None:

@@ -35,18 +35,15 @@ from recorder.catalogue.subjects import add_subject, open_json, seal_json
 from recorder.catalogue.tables import (
     Choice,
     Controller,
-    Customer,
     Recording,
     RecordingLink,
     RequestItem,
     RequestNotice,
     RequestPackage,
-    Restriction,
     RightsRequest,
     Subject,
 )
 from recorder.customers.records import living
-from recorder.disposition import holds
 from recorder.disposition.evaluation import recordings_of, reevaluate, reevaluate_customer
 from recorder.errors import Conflict, FieldError, Forbidden, InvalidInput, NotFound
 from recorder.rights.workdays import WorkingDay, load
@@ -57,13 +54,8 @@ from retention.model import Purpose, RequestKind
 
 EXTENSION_REASONS: Final = ("complexity", "number_of_requests")
 """GDPR art. 12(3): the only reasons for which two further months may be taken."""
-UNDO_REASONS: Final = ("wrong_person", "filed_in_error", "withdrawn_by_person")
 _WHOLE_PERSON: Final = frozenset({RequestKind.OBJECTION, RequestKind.CONSENT_WITHDRAWAL})
 """Kinds that go into the choices ledger, which speaks of purposes and never of single recordings."""
-_TAKEN_BACK: Final = {
-    RequestKind.OBJECTION: ChoiceKind.OBJECTION_WITHDRAWN,
-    RequestKind.CONSENT_WITHDRAWAL: ChoiceKind.CONSENT,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +213,11 @@ async def match(
         refuse_decided(row)
         if row.customer_id is not None:
             raise Conflict("the request has a customer; undo it first", kind="request-matched")
-        await _attach(session, services, row, customer_id, principal.actor, now, request_id)
+        await attach(session, services, row, customer_id, principal.actor, now, request_id)
         return await view_of(session, services, row)
 
 
-async def _attach(
+async def attach(
     session: AsyncSession,
     services: Services,
     row: RightsRequest,
@@ -234,6 +226,11 @@ async def _attach(
     now: datetime,
     request_id: str,
 ) -> None:
+    """Hang a pending request on a living customer, in the running transaction.
+
+    Raises:
+        NotFound: no such customer.
+    """
     await living(session, row.controller_id, customer_id)
     row.customer_id = customer_id
     audit(session, row, "request.matched", actor, now, request_id, customer=str(customer_id))
@@ -310,103 +307,6 @@ async def extend(
             last_day=due.last_day.isoformat(),
         )
         return await view_of(session, services, row)
-
-
-async def undo(
-    services: Services,
-    principal: Principal,
-    rights_id: uuid.UUID,
-    *,
-    reason: str,
-    customer_id: uuid.UUID | None = None,
-    request_id: str,
-) -> RequestView:
-    """Take a request off a customer: what it froze, restricted or closed is as it was before.
-
-    Filed under the wrong person, it goes on as a request of nobody yet, or of the customer named; its clock
-    has been running all the time and the identity has to be made sure again. Otherwise it ends here.
-
-    Raises:
-        NotFound: no such request or customer.
-        InvalidInput: an unknown reason, or a new customer without a wrong one.
-        Conflict: it erased something or handed copies out, or was undone before.
-    """
-    if reason not in UNDO_REASONS or (customer_id is not None and reason != "wrong_person"):
-        raise InvalidInput(f"reason is one of {', '.join(UNDO_REASONS)}; a customer goes with wrong_person")
-    async with changing(services, principal, rights_id, request_id) as (session, row, now):
-        await _refuse_irreversible(session, row)
-        before = row.customer_id
-        if before is not None:
-            # The lock that evaluation's other writers take; an erased customer has nothing to give back.
-            await session.get(Customer, before, with_for_update=True)
-        await _take_back(session, services, row, principal.actor, now, request_id)
-        await session.execute(sa.delete(RequestItem).where(RequestItem.request_id == row.id))
-        audit(
-            session,
-            row,
-            "request.undone",
-            principal.actor,
-            now,
-            request_id,
-            reason=reason,
-            customer=None if before is None else str(before),
-        )
-        row.undone_at, row.undone_by, row.undone_reason = now, principal.actor, reason
-        if reason == "wrong_person":
-            row.stage, row.customer_id, row.scoped = RequestStage.PENDING, None, False
-            row.identity_method = row.identity_outcome = row.identity_at = row.identity_by = None
-            row.decided_at = row.decided_by = row.completed_at = row.ground = row.choice_id = None
-        else:
-            row.stage = RequestStage.UNDONE
-        await session.flush()
-        if before is not None:
-            await reevaluate_customer(session, services, before, now)
-        if customer_id is not None:
-            await _attach(session, services, row, customer_id, principal.actor, now, request_id)
-        return await view_of(session, services, row)
-
-
-async def _refuse_irreversible(session: AsyncSession, row: RightsRequest) -> None:
-    if row.stage is RequestStage.UNDONE:
-        raise Conflict("the request was undone before", kind="request-undone")
-    granted = row.stage in {RequestStage.GRANTED, RequestStage.PARTLY_GRANTED}
-    if granted and row.kind is RequestKind.ERASURE:
-        raise Conflict("the erasure has begun; it cannot be undone", kind="request-decided")
-    packages = sa.select(RequestPackage.id).where(RequestPackage.request_id == row.id).limit(1)
-    if await session.scalar(packages) is not None:
-        raise Conflict("copies were made for this request", kind="request-decided")
-
-
-async def _take_back(
-    session: AsyncSession,
-    services: Services,
-    row: RightsRequest,
-    actor: str,
-    now: datetime,
-    request_id: str,
-) -> None:
-    """Undo what granting wrote: lift its restrictions, write the counter-entry of its choice."""
-    if row.decided_at is None or row.customer_id is None:
-        return
-    items = sa.select(RequestItem.recording_id).where(RequestItem.request_id == row.id)
-    if row.kind is RequestKind.RESTRICTION:
-        placed = sa.select(Restriction.id).where(
-            sa.or_(Restriction.customer_id == row.customer_id, Restriction.recording_id.in_(items)),
-            Restriction.placed_at == row.decided_at,
-            Restriction.lifted_at.is_(None),
-        )
-        for restriction_id in list(await session.scalars(placed)):
-            await holds.lift_restriction(
-                session,
-                services,
-                restriction_id,
-                controller_id=row.controller_id,
-                actor=actor,
-                now=now,
-                request_id=request_id,
-            )
-    if row.choice_id is not None:
-        write_choice(session, row, _TAKEN_BACK[row.kind], actor, now, now, request_id, source="correction")
 
 
 def write_choice(

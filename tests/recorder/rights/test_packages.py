@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from recorder.background import Background
-from recorder.catalogue.enums import DataSource, LawfulBasis, PackageState, RecordingState
+from recorder.catalogue.enums import DataSource, JobState, LawfulBasis, PackageState, RecordingState
 from recorder.catalogue.sealed_fields import CUSTOMER_BATCH
 from recorder.catalogue.subjects import seal_json
 from recorder.catalogue.tables import (
@@ -383,7 +383,7 @@ async def test_a_package_and_its_request_survive_new_keys(desk: Desk, world: Wor
     await desk.ask("GET", f"/api/v1/requests/{filed['id']}/export")
 
 
-async def test_a_failed_job_says_so(desk: Desk, world: World) -> None:
+async def test_a_failed_package_is_made_again(desk: Desk, world: World) -> None:
     await call(world, customer_id := await world.customer(), await make_audio(1))
     granted = await desk.grant("access", customer_id)
     path = f"/api/v1/requests/{granted['id']}/export"
@@ -393,8 +393,14 @@ async def test_a_failed_job_says_so(desk: Desk, world: World) -> None:
     await desk.ask("GET", path, status=409)
     async with world.services.database.snapshot() as session:
         assert len(list(await session.scalars(sa.select(Job).where(Job.kind == packages.PACKAGE_JOB)))) == 1
+    world.services.clock.advance(timedelta(seconds=1))  # type: ignore[attr-defined]  # the test's clock
     again = await desk.ask("POST", path, status=202)
     assert again["state"] == "queued"
+    world.services.clock.advance(timedelta(seconds=1))  # type: ignore[attr-defined]  # the test's clock
+    async with world.services.database.transaction() as session:
+        await session.execute(sa.update(Job).values(state=JobState.FAILED))  # its last worker gave up
+    third = await desk.ask("POST", path, status=202)
+    assert third["id"] != again["id"]
 
 
 @pytest.mark.parametrize(
