@@ -14,6 +14,13 @@ from tests.system.installation import Api, Installation, client, embedded, produ
 BOTH = ["embedded", pytest.param("production", marks=[pytest.mark.postgres, pytest.mark.s3])]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole services on real servers: on a busy machine they take their time."""
+    for item in items:
+        if "tests/system" in item.path.as_posix() and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(400))
+
+
 @pytest.fixture(autouse=True)
 def _no_blocking_calls() -> None:
     """Off: the service runs in processes of its own; only its set-up runs here, in a thread's loop."""

@@ -349,7 +349,7 @@ class Api:
     ) -> Answer:
         """Ask again until the answer is the wanted one; background work takes its time."""
         answer = await ask()
-        for _ in range(600):
+        for _ in range(1800):
             if holds(answer):
                 return answer
             await asyncio.sleep(0.05)

@@ -152,7 +152,7 @@ def test_every_answer_is_a_documented_one(
             filled(case, known)
             role = MAIN_ROLE.get(collection_of(route.path), role)
         headers = {} if role is None else {"Authorization": f"Bearer {throw_away.tokens[role]}"}
-        response = case.call(base_url=throw_away.url, session=http, headers=headers)
+        response = case.call(base_url=throw_away.url, session=http, headers=headers, timeout=60)
         # A dependency that is really away would be a fault of this test's own.
         assert response.status_code < 500, (role, response.text)
         case.validate_response(response, checks=CHECKS)
