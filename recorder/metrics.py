@@ -8,8 +8,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 class Metrics:
     """One registry for one service."""
 
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request; its labels are looked up once."""
+        known = self._answered.get((method, route, status))
+        if known is None:
+            known = (self.requests.labels(method, route, status), self.latency.labels(method, route))
+            self._answered[method, route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.requests = Counter(
             "recorder_http_requests_total",
             "HTTP requests by route and status.",

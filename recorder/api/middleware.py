@@ -65,8 +65,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         finally:
             route = route_name(request)
             seconds = time.perf_counter() - started
-            metrics.requests.labels(request.method, route, status).inc()
-            metrics.latency.labels(request.method, route).observe(seconds)
+            metrics.observe_request(request.method, route, status, seconds)
             principal = request.get(PRINCIPAL)
             log.info(
                 "request",
