@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +25,9 @@ from recorder.commands.context import (
     yes_option,
 )
 from recorder.commands.failures import Exit, Refused, Usage
+
+if TYPE_CHECKING:
+    from recorder.disposition.scheduling import Simulation
 
 _LIMIT = 1024 * 1024
 document = click.argument("document", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -108,56 +114,138 @@ def add(document: Path, controller: str | None) -> None:
 
 
 @schedule.command()
+@document
+@controller_option
+@json_option
+def simulate(document: Path, controller: str | None, as_json: bool) -> None:
+    """Tell what a schedule would erase, open and close, over all recordings. Nothing is stored.
+
+    Exit code 0 if it shortens nothing, 4 if it would need a second person.
+    """
+    text = _read(document)
+
+    async def work() -> Simulation:
+        from recorder.disposition import scheduling
+
+        async with opened() as services:
+            async with services.database.snapshot() as session:
+                owner = await find_controller(session, controller)
+            with _progress("simulating") as told:
+                return await scheduling.simulate_document(
+                    services, principal(), owner.id, text, progress=told
+                )
+
+    found = run(work())
+    if as_json:
+        show_json(found.to_json())
+    else:
+        _show_simulation(found)
+    if found.needs_approval:
+        exit_with(Exit.REFUSED)
+
+
+@schedule.command()
 @click.argument("version", type=click.IntRange(1))
 @click.option("--approval", metavar="ID", help="The second person's approval; without it, it is asked for.")
 @controller_option
 @yes_option
 def activate(version: int, approval: str | None, controller: str | None, yes: bool) -> None:
-    """Put a stored version in force. Where one is in force already, a second person must approve."""
+    """Put a stored version in force. Where it shortens anything, a second person must approve."""
     approval_id = None if approval is None else parse_id(approval, "the approval")
 
-    async def work() -> str | None:
-        from recorder.access import approvals
-        from recorder.disposition import schedules
+    async def work() -> tuple[str | None, Simulation | None]:
+        from recorder.access.approvals import ApprovalView
+        from recorder.disposition import scheduling
 
-        who = principal()
         async with opened() as services:
             async with services.database.snapshot() as session:
                 owner = await find_controller(session, controller)
             confirm(f"Put version {version} of {owner.code} in force?", yes=yes)
-            now = services.clock.now()
-            async with services.database.transaction() as session:
-                stored = await schedules.get(session, owner.id, version)
-                if stored.activated_at is not None:
-                    return None
-                step, target = "schedule_activate", f"{owner.id}:{version}"
-                rows = await schedules.listing(session, owner.id)
-                if any(row.activated_at is not None for row in rows):
-                    if approval_id is None:
-                        asked = await approvals.request_approval(
-                            session, who, controller_id=owner.id, action=step, target=target, now=now
-                        )
-                        return str(asked.id)
-                    await approvals.use_approval(
-                        session,
-                        approval_id,
-                        actor=who.actor,
-                        controller_id=owner.id,
-                        action=step,
-                        target=target,
-                        now=now,
-                    )
-                await schedules.activate(
-                    session, owner.id, version, actor=who.actor, now=now, approval_id=approval_id
+            with _progress("simulating") as told:
+                found, simulation = await scheduling.activate(
+                    services, principal(), owner.id, version, approval_id=approval_id, progress=told
                 )
-            return None
+            return (str(found.id) if isinstance(found, ApprovalView) else None), simulation
 
-    waiting = run(work())
+    waiting, simulation = run(work())
+    if simulation is not None:
+        _show_simulation(simulation)
     if waiting is not None:
         raise Refused(
             f"a second person must approve {waiting}; then run this again with --approval {waiting}"
         )
-    click.echo(f"version {version} is in force")
+    click.echo(f"version {version} is in force; stored decisions follow: `recorder schedule progress`")
+
+
+@schedule.command()
+@controller_option
+@json_option
+def progress(controller: str | None, as_json: bool) -> None:
+    """Tell how far stored decisions follow the version in force."""
+
+    async def work() -> dict[str, int]:
+        from recorder.disposition import reevaluation
+
+        async with opened() as services, services.database.snapshot() as session:
+            owner = await find_controller(session, controller)
+            found = await reevaluation.progress_of(session, owner.id)
+        return {
+            "version": found.version,
+            "recordings": found.recordings,
+            "outstanding": found.outstanding,
+        }
+
+    told = run(work())
+    if as_json:
+        show_json(told)
+        return
+    show_table("Re-evaluation", tuple(told), [tuple(told.values())])
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while something is counted; nothing without a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, whole: bar.update(task, completed=done, total=whole)
+
+
+def _show_simulation(found: Simulation) -> None:
+    comparison = found.comparison
+    show_table(
+        f"Due, of {comparison.recordings.count} recordings",
+        ("in days", "version in force", "this one", "hours of audio", "bytes"),
+        [
+            (days, comparison.due_old[days].count, new.count, _hours(new.audio.total_seconds()), new.size)
+            for days, new in comparison.due_new.items()
+        ],
+    )
+    columns = ("opened", "closed", "longer", "shorter")
+    show_table(
+        "Windows, by purpose and rule",
+        ("purpose", "rule", *columns, "hours closed", "bytes closed"),
+        [
+            (
+                purpose,
+                rule or "-",
+                *(getattr(movement, column).count for column in columns),
+                _hours(movement.closed.audio.total_seconds()),
+                movement.closed.size,
+            )
+            for (purpose, rule), movement in sorted(comparison.movements.items())
+        ],
+    )
+    if comparison.undecided_new.count:
+        click.echo(f"{comparison.undecided_new.count} recordings would wait for a person's decision")
+    words = "needs a second person" if found.needs_approval else "needs no second person"
+    click.echo(f"version {found.version} against version {found.against}: {words}")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f}"
 
 
 def _read(path: Path) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final, Literal
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.audit.events import AuditEvent, record
+from recorder.catalogue.database import Database
 from recorder.catalogue.enums import ApprovalState, ErasureGround
 from recorder.catalogue.tables import Approval, Controller, Erasure, Recording
 from recorder.disposition import erasures
@@ -27,6 +30,7 @@ from retention.sweep import BulkBrake, Sweep, SweepReport
 ACTOR: Final = "system:sweep"
 BRAKE_ACTION: Final = "sweep_brake"
 _APPROVAL_LIFE: Final = timedelta(days=7)
+_TURNS: Final[WeakKeyDictionary[Database, asyncio.Lock]] = WeakKeyDictionary()
 _LIVE: Final = (ApprovalState.PENDING, ApprovalState.APPROVED)
 
 
@@ -56,7 +60,8 @@ async def sweep(
     async def erase(erasure_id: str) -> ErasureResult | None:
         return await _run_unless_taken(services, uuid.UUID(erasure_id))
 
-    report = await Sweep(port, erase, brake).run(now, dry_run=dry_run, approval=approval)
+    async with _turn(services, dry_run=dry_run):
+        report = await Sweep(port, erase, brake).run(now, dry_run=dry_run, approval=approval)
     if not dry_run:
         async with services.database.transaction() as session:
             record(
@@ -83,12 +88,22 @@ async def sweep(
     return report
 
 
+@asynccontextmanager
+async def _turn(services: Services, *, dry_run: bool) -> AsyncIterator[None]:
+    """On SQLite another sweep's reads would hold back the write-ahead log, whose old pages must go."""
+    if dry_run or not services.database.sqlite:
+        yield
+        return
+    async with _TURNS.setdefault(services.database, asyncio.Lock()):
+        yield
+
+
 async def _run_unless_taken(services: Services, erasure_id: uuid.UUID) -> ErasureResult | None:
     """Run an erasure, unless another worker runs it now or has brought it to its end.
 
     On PostgreSQL a worker has an erasure by an advisory lock of its connection, which ends with the process
-    however that ends. SQLite has no such lock: there the steps themselves, each idempotent and each its own
-    writing transaction, keep two processes apart.
+    however that ends. SQLite has no such lock: there sweeps of one process take turns, and the steps
+    themselves, each idempotent and each its own writing transaction, keep two processes apart.
     """
     async with _claimed(services, erasure_id) as mine:
         if not mine:

@@ -7,13 +7,17 @@ import json
 import sqlite3
 import stat
 import uuid
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.rows import fill
 from recorder import app
 from recorder.audit.log import Sequencer
+from recorder.catalogue.database import Database
 from recorder.settings import Settings
 from tests.recorder.cli.conftest import Recorder
 from tests.servers.postgres import PostgresServer
@@ -260,8 +264,28 @@ def test_a_new_schedule_waits_for_a_second_person(installed: Recorder, tmp_path:
     second = tmp_path / "second.toml"
     text = Path("retention/schedules/default-fi.toml").read_text()
     lines = ["version = 2" if line.startswith("version") else line for line in text.splitlines()]
-    second.write_text("\n".join(lines) + "\n")
+    same = tmp_path / "same.toml"
+    same.write_text("\n".join(lines) + "\n")
+    told = installed.run("schedule", "simulate", str(same)).output
+    assert "version 2 against version 1: needs no second person" in told
+    installed.run("source", "add", "pbx", "--lawful-basis", "customer_relationship")
+    catalogue = installed.data / "catalogue.sqlite3"
+    with closing(sqlite3.connect(catalogue)) as connection:
+        (ids,) = connection.execute("SELECT controller_id, id FROM sources").fetchall()
+    owner, source = (uuid.UUID(found) for found in ids)
+    database = Database(f"sqlite+aiosqlite:///{catalogue}")
+    asyncio.run(fill(database, owner, source, 50, datetime.now(UTC)))
+    second.write_text(same.read_text().replace('"P8Y"', '"P1Y"', 1))
+    result = installed.run("schedule", "simulate", str(second), "--json", expect=4)
+    report = json.loads(result.stdout)
+    assert (report["against"], report["version"], report["needs_approval"]) == (1, 2, True)
+    assert report["recordings"]["count"] == 50
+    assert report["due_new"]["0"]["count"] > report["due_old"]["0"]["count"]
+    table = installed.run("schedule", "simulate", str(second), expect=4).stdout
+    assert f"0\t{report['due_old']['0']['count']}\t{report['due_new']['0']['count']}\t" in table
     installed.run("schedule", "add", str(second))
+    (behind,) = [json.loads(installed.run("schedule", "progress", "--json").output)]
+    assert behind == {"version": 1, "recordings": 50, "outstanding": 50}
     assert "next version" in one_line(installed.run("schedule", "add", str(second), expect=4).stderr)
     refused = one_line(installed.run("schedule", "activate", "2", "--yes", expect=4).stderr)
     approval = refused.split("--approval ")[1].strip()
