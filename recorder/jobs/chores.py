@@ -134,7 +134,9 @@ async def follow_schedules(services: Services) -> int:
         gauge.set(waiting)
         if waiting:
             count += await follow(
-                services, controller_id, progress=lambda done, g=gauge, w=waiting: g.set(max(0, w - done))  # type: ignore[misc]
+                services,
+                controller_id,
+                progress=lambda done, g=gauge, w=waiting: g.set(max(0, w - done)),  # type: ignore[misc]
             )
             gauge.set(0)
     return count
