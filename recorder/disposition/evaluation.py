@@ -85,10 +85,11 @@ async def reevaluate(
 
 def store_decision(recording: Recording, decision: Decision, now: datetime) -> None:
     """Put a decision on its row."""
-    recording.decision = decision.to_json()
+    document = decision.to_json()
+    recording.decision = document
     recording.schedule_version = decision.schedule_version
     recording.erase_on = decision.erase_on
-    recording.sweep_on = sweep_date(decision.to_json(), now)
+    recording.sweep_on = sweep_date(document, now)
     recording.held = decision.held
     recording.restricted = decision.restricted
     recording.evaluated_at = now
