@@ -22,7 +22,7 @@ UV ?= $(shell command -v uv || echo $(VENV)/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links $(UPGRADE)
 
-.PHONY: help run test test-fast test-prompts check coverage bench lock clean
+.PHONY: help run test test-fast test-prompts check coverage bench bench-estate lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 /p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-13s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -51,6 +51,9 @@ check: $(DEV_STAMP) ## types, lint, format, direction of imports, migrations
 
 bench: $(DEV_STAMP) ## measure against the raw S3 server and rclone, write docs/performance.md
 	@$(PY) -m bench $(ARGS)
+
+bench-estate: $(DEV_STAMP) ## retention on a million recordings, write docs/performance-retention.md
+	@$(PY) -m bench.estate $(ARGS)
 
 lock: ## re-make requirements/*.txt from pyproject.toml; UPGRADE=--upgrade takes newer versions
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: python3 -m pip install uv"; exit 1; }

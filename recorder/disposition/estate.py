@@ -3,7 +3,7 @@
 Nearly all recordings are *plain*: no hold, choice, restriction or request reaches them. Those are grouped by
 SQL on the facts that the schedules in question ask for, instants as local days, and no row of theirs is
 loaded. The others are loaded as the engine sees them. Both are then grouped by profile (see
-``retention.profiles``), and the engine decides one of each. ADR 0009 tells why.
+``retention.profiles``), and the engine decides one of each. docs/adr/0014 tells why.
 """
 
 from __future__ import annotations

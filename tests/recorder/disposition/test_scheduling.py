@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,13 +17,15 @@ from recorder.access.principals import Grant, Principal
 from recorder.api import disposition, schedules
 from recorder.api.framework import PRINCIPAL, SERVICES, mount
 from recorder.api.middleware import add_headers, observe, problems
-from recorder.catalogue.enums import Role, ScopeKind
-from recorder.catalogue.tables import Approval, Recording
+from recorder.catalogue.enums import ChoiceKind, Role, ScopeKind
+from recorder.catalogue.tables import Approval, Choice, Recording
+from recorder.disposition import holds
+from recorder.disposition.evaluation import reevaluate_customer
 from recorder.disposition.reevaluation import follow, follow_step, outdated
 from recorder.disposition.sweeping import due_query
 from recorder.jobs.chores import follow_schedules
 from retention.schedule import default_schedule_text
-from tests.recorder.disposition_world import World
+from tests.recorder.disposition_world import World, clock_of
 
 Client = TestClient[web.Request, web.Application]
 Ask = Callable[..., Awaitable[dict[str, Any]]]
@@ -69,8 +72,6 @@ def ask(client: Client) -> Ask:
 
 
 async def old_calls(world: World) -> None:
-    from datetime import timedelta
-
     customer_id = await world.customer(last_contact=world.now)
     for days in (10, 100, 200):
         await world.recording(customer_id, started_at=world.now - timedelta(days=days))
@@ -189,6 +190,53 @@ async def test_finding_what_is_due_reads_an_index(world: World) -> None:
     """So that a night's cost follows what is due, not what exists."""
     query = due_query(world.controller.id, world.now, 500, uuid.UUID(int=1))
     assert "ix_recordings_sweep" in await explain(world, query)
+
+
+async def test_an_event_re_evaluates_what_it_touches_and_nothing_else(world: World) -> None:
+    customers = [await world.customer(last_contact=world.now) for _ in range(3)]
+    theirs = [await world.recording(customer_id) for customer_id in customers]
+    alone = await world.recording()
+    before = {i: (await world.get(i)).evaluated_at for i in (*theirs, alone)}
+    clock_of(world.services).advance(timedelta(days=1))
+    async with world.services.database.transaction() as session:
+        session.add(
+            Choice(
+                id=uuid.uuid4(),
+                customer_id=customers[0],
+                kind=ChoiceKind.OBJECTION,
+                purposes=[],
+                channel=None,
+                effective_at=world.now,
+                source="call",
+                recorded_at=world.now,
+                actor="os:test",
+            )
+        )
+        await session.flush()
+        assert await reevaluate_customer(session, world.services, customers[0], world.now) == 1
+        matter = await holds.open_matter(
+            session,
+            world.services,
+            controller_id=world.controller.id,
+            reference="2026-1",
+            ground="legal_claims",
+            review_on=world.now,
+            title="",
+            notes="",
+            actor="os:test",
+            now=world.now,
+        )
+        await holds.place_hold(
+            session,
+            world.services,
+            matter,
+            recording_id=theirs[1],
+            customer_id=None,
+            actor="os:test",
+            now=world.now,
+        )
+    after = {i: (await world.get(i)).evaluated_at for i in before}
+    assert {i for i in before if after[i] != before[i]} == {theirs[0], theirs[1]}
 
 
 async def explain(world: World, query: sa.Select[Any]) -> str:
