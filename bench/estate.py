@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument(
         "--evaluate", type=int, default=20_000, help="how many of them are decided and stored"
     )
+    parser.add_argument("--database", choices=["SQLite", "PostgreSQL"], help="only this one; prints only")
     parser.add_argument("--output", type=Path, help="where the page goes")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
@@ -239,6 +240,8 @@ def main() -> None:
             ("SQLite", f"sqlite+aiosqlite:///{folder / 'estate.sqlite3'}"),
             ("PostgreSQL", postgres.new_database()),
         ):
+            if arguments.database not in {None, name}:
+                continue
             estate = Estate(name, url, folder)
             lines += asyncio.run(measure(estate, arguments.count, arguments.evaluate))
     finally:
@@ -246,7 +249,8 @@ def main() -> None:
         clean(folder)
     text = document(lines, arguments.count, load)
     print(text)
-    output = arguments.output or (_DOCUMENT if arguments.count == parser.get_default("count") else None)
+    whole = arguments.database is None and arguments.count == parser.get_default("count")
+    output = arguments.output or (_DOCUMENT if whole else None)
     if output is not None:
         output.write_text(text)
 
