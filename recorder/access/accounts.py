@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.access import credentials, passwords
 from recorder.access.credentials import fold_username, username_index
 from recorder.access.guard import permit
+from recorder.access.listening import ListeningStep, listening_step, spend, wait_for_second
 from recorder.access.policy import Action, scopes_for
 from recorder.access.principals import Grant, Principal
 from recorder.audit.events import AuditEvent, record
@@ -73,9 +74,10 @@ async def create_account(
     grants: Sequence[Grant] = (),
     agent_code: str | None = None,
     language: str = "en",
+    approval_id: uuid.UUID | None = None,
     request_id: str | None = None,
 ) -> uuid.UUID:
-    """Make one person's account.
+    """Make one person's account; with a role that hears calls, on a second person's approval.
 
     Args:
         services: The service.
@@ -87,10 +89,12 @@ async def create_account(
         grants: Roles from the start.
         agent_code: Maps the person to the calls they served; unique among living accounts of the controller.
         language: Of the pages: en, fi or sv.
+        approval_id: The second person's approval of this very request.
         request_id: Ties the audit entry to the service's logs.
 
     Raises:
-        Forbidden: the caller may not manage accounts there.
+        SecondPersonNeeded: a role hears calls, and no approval was given; it is asked for now.
+        Forbidden: the caller may not manage accounts there, or the approval does not cover this.
         InvalidInput: a name, password or grant is not acceptable.
         Conflict: the user name or the agent code is taken.
     """
@@ -106,14 +110,29 @@ async def create_account(
     passwords.check_strength(password, unlike=(folded,))
     for grant in grants:
         _check_grant(grant, controller_id, agent_code)
+    index = username_index(services.keyring, folded)
+    step = listening_step(
+        services,
+        principal,
+        "account.create",
+        grants,
+        target=index.hex(),
+        agent_code=agent_code,
+        home=str(controller_id),
+        language=language,
+    )
+    if step is not None and approval_id is None:
+        async with services.database.snapshot() as session:
+            await _check_free(session, index, controller_id, agent_code)
+        raise await wait_for_second(services, principal, step, request_id=request_id)
     password_hash = await passwords.hash_password(password)
     now = services.clock.now()
     account_id = uuid.uuid4()
-    index = username_index(services.keyring, folded)
     try:
         async with services.database.transaction() as session:
             await lock_values(session, [index])
             await _check_free(session, index, controller_id, agent_code)
+            await spend(session, services, principal, step, approval_id, request_id=request_id)
             subject = add_subject(session, services.keyring, controller_id, SubjectKind.STAFF, now=now)
             await session.flush()
             profile = {"username": username.strip(), "name": name.strip()}
@@ -147,12 +166,15 @@ async def grant_role(
     account_id: uuid.UUID,
     grant: Grant,
     *,
+    approval_id: uuid.UUID | None = None,
     request_id: str | None = None,
 ) -> uuid.UUID:
     """Give an account a role at a controller; it counts from the next request on.
 
     Raises:
-        Forbidden: the caller may not manage accounts there, or it is their own account.
+        SecondPersonNeeded: the role hears calls, and no approval was given; it is asked for now.
+        Forbidden: the caller may not manage accounts there, it is their own account, or the approval does not
+            cover this.
         NotFound: no such account.
         InvalidInput: a role and a scope that give nothing together.
     """
@@ -161,10 +183,22 @@ async def grant_role(
     )
     if principal.kind == "account" and principal.id == str(account_id):
         raise Forbidden("Nobody grants roles to themselves.", reason="own-account")
+    async with services.database.snapshot() as session:
+        account = await _account(session, account_id)
+    _check_grant(grant, account.controller_id, account.agent_code)
+    step = listening_step(
+        services,
+        principal,
+        "role.grant",
+        [grant],
+        target=str(account_id),
+        agent_code=account.agent_code,
+    )
+    if step is not None and approval_id is None:
+        raise await wait_for_second(services, principal, step, request_id=request_id)
     now = services.clock.now()
     async with services.database.transaction() as session:
-        account = await _account(session, account_id)
-        _check_grant(grant, account.controller_id, account.agent_code)
+        await spend(session, services, principal, step, approval_id, request_id=request_id)
         return _add_grant(session, principal, account_id, grant, request_id, now)
 
 
@@ -258,6 +292,7 @@ async def change_password(
     *,
     new: str,
     current: str | None = None,
+    approval_id: uuid.UUID | None = None,
     request_id: str | None = None,
 ) -> None:
     """Set a password: one's own with the current one, or another's as a manager of accounts.
@@ -265,7 +300,10 @@ async def change_password(
     Every session of the account ends.
 
     Raises:
-        Forbidden: it is another's account and the caller may not manage accounts there.
+        SecondPersonNeeded: it is another's account, a role of which hears calls, and no approval was given;
+            it is asked for now.
+        Forbidden: it is another's account and the caller may not manage accounts there, or the approval does
+            not cover this.
         Unauthenticated: the current password is wrong.
         Locked: too many failures.
         InvalidInput: the new one is too weak.
@@ -278,9 +316,17 @@ async def change_password(
     else:
         account = await _managed(services, principal, account_id, request_id)
     passwords.check_strength(new, path="/new")
+    if not own and approval_id is None:
+        async with services.database.snapshot() as session:
+            step = await _password_step(session, services, principal, account)
+        if step is not None:
+            raise await wait_for_second(services, principal, step, request_id=request_id)
     hashed = await passwords.hash_password(new)
     now = services.clock.now()
     async with services.database.transaction() as session:
+        if not own:
+            step = await _password_step(session, services, principal, account)
+            await spend(session, services, principal, step, approval_id, request_id=request_id)
         await session.execute(sa.update(Account).where(Account.id == account_id).values(password_hash=hashed))
         await end_sessions(session, account_id, now)
         event = _event("account.password_changed", principal, account_id, account.controller_id, request_id)
@@ -399,6 +445,24 @@ async def _managed(
         request_id=request_id,
     )
     return account
+
+
+async def _password_step(
+    session: AsyncSession, services: Services, principal: Principal, account: Account
+) -> ListeningStep | None:
+    """Setting the password opens every role that the account holds now; its own controller decides."""
+    rows = await session.execute(
+        sa.select(RoleGrant).where(RoleGrant.account_id == account.id, RoleGrant.revoked_at.is_(None))
+    )
+    return listening_step(
+        services,
+        principal,
+        "password.set",
+        [_grant(row) for row in rows.scalars()],
+        target=str(account.id),
+        decided_at=account.controller_id,
+        agent_code=account.agent_code,
+    )
 
 
 async def _account(session: AsyncSession, account_id: uuid.UUID) -> Account:

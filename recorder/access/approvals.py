@@ -25,6 +25,7 @@ from recorder.errors import Conflict, FieldError, Forbidden, InvalidInput, NotFo
 from recorder.services import Services
 
 LIFE: Final = timedelta(days=7)
+LISTENING_ROLE: Final = "listening_role"
 # The steps that need a second person, and the right to take each, which whoever asks must have.
 STEPS: Final[Mapping[str, Action]] = {
     "hold_release": Action.MANAGE_MATTERS,
@@ -33,7 +34,10 @@ STEPS: Final[Mapping[str, Action]] = {
     "sweep_brake": Action.ERASE,
     "erase_principal": Action.ERASE,
     "destroy_epoch": Action.ROTATE_KEYS,
+    LISTENING_ROLE: Action.MANAGE_ACCOUNTS,
 }
+# Steps that bring what no approval covers (a password, say): only whoever asked takes them.
+_ASKERS_OWN: Final = frozenset({LISTENING_ROLE})
 _OPEN: Final = (ApprovalState.PENDING, ApprovalState.APPROVED)
 
 
@@ -225,7 +229,7 @@ async def use_approval(
     Args:
         session: The running transaction.
         approval_id: Which.
-        actor: Who takes the step.
+        actor: Who takes the step; for ``listening_role`` it must be who asked.
         controller_id: Must be that of the approval, as must action, target and details.
         action: The step.
         target: What it is about.
@@ -242,6 +246,7 @@ async def use_approval(
         and (row.controller_id, row.action, row.target) == (controller_id, action, target)
         and (details is None or row.details == dict(details))
         and row.decided_by not in (None, row.requested_by)
+        and (action not in _ASKERS_OWN or row.requested_by == actor)
     )
     if row is None or not fits:
         raise Forbidden("The approval is for something else.", reason="approval-mismatch")

@@ -318,6 +318,11 @@ def scopes_for(role: Role) -> frozenset[ScopeKind]:
     return frozenset({ScopeKind.OWN})
 
 
+def hears(role: Role) -> bool:
+    """Whether a role ever reaches a call's audio, for any purpose."""
+    return any(rule.role is role and rule.purposes and rule.actions & AUDIO for rule in TABLE)
+
+
 def _decide_console(principal: Principal, action: Action) -> Verdict:
     # The shell on the host and the service's own jobs administer the installation: they may do what needs no
     # ears and no second person. What they do is in the log under the operating-system user's name.

@@ -15,13 +15,14 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.guard import permit
+from recorder.access.listening import listening_step, spend, wait_for_second
 from recorder.access.policy import Action, scopes_for
 from recorder.access.principals import Grant, Principal
 from recorder.audit.events import AuditEvent, record
@@ -78,9 +79,12 @@ async def issue_token(
     source_id: uuid.UUID | None = None,
     owner_id: uuid.UUID | None = None,
     expires_at: datetime | None = None,
+    approval_id: uuid.UUID | None = None,
     request_id: str | None = None,
 ) -> IssuedToken:
     """Make a token for a source (role telephony) or for an API client (any other role).
+
+    A role that hears calls is given only on a second person's approval.
 
     Args:
         services: The service.
@@ -94,10 +98,12 @@ async def issue_token(
         owner_id: The person who answers for it: it ends with their account.
         expires_at: Its end. API clients get a year where none is given; a source's token may have none, so
             that no forgotten date loses calls.
+        approval_id: The second person's approval of this very request.
         request_id: Ties the audit entry to the service's logs.
 
     Raises:
-        Forbidden: the caller may not.
+        SecondPersonNeeded: the role hears calls, and no approval was given; it is asked for now.
+        Forbidden: the caller may not, or the approval does not cover this.
         NotFound: no such source or owner at this controller.
         InvalidInput: role, scope, values, source, label or date do not fit together.
     """
@@ -105,15 +111,26 @@ async def issue_token(
     action = Action.MANAGE_SOURCES if role is Role.TELEPHONY else Action.MANAGE_ACCOUNTS
     await permit(services, principal, action, controller_id=controller_id, request_id=request_id)
     _check(label, role, scope, values, source_id, expires_at, now)
+    step = listening_step(
+        services,
+        principal,
+        "token.issue",
+        [Grant(role, controller_id, scope, frozenset(values))],
+        target=str(owner_id or controller_id),
+        label=label,
+        expires_at=None if expires_at is None else expires_at.astimezone(UTC).isoformat(),
+    )
+    if step is not None and approval_id is None:
+        async with services.database.snapshot() as session:
+            await _check_owner(session, owner_id)
+        raise await wait_for_second(services, principal, step, request_id=request_id)
     if expires_at is None and role is not Role.TELEPHONY:
         expires_at = now + DEFAULT_LIFETIME
     async with services.database.transaction() as session:
         if source_id is not None:
             await _source(session, source_id, controller_id)
-        if owner_id is not None:
-            owner = await session.get(Account, owner_id)
-            if owner is None or owner.disabled_at is not None:
-                raise NotFound("there is no such living account to own the token")
+        await _check_owner(session, owner_id)
+        await spend(session, services, principal, step, approval_id, request_id=request_id)
         row, secret = _new(controller_id, label, role, scope, values, source_id, owner_id, expires_at, now)
         session.add(row)
         record(session, _event("token.issued", principal, row, request_id), now=now)
@@ -325,6 +342,14 @@ async def _note_use(services: Services, token_id: uuid.UUID, now: datetime) -> N
             await session.execute(sa.update(ApiToken).where(ApiToken.id == token_id).values(last_used_at=now))
     except Unavailable:
         log.warning("the last use of a token could not be noted", extra={"token": str(token_id)})
+
+
+async def _check_owner(session: AsyncSession, owner_id: uuid.UUID | None) -> None:
+    if owner_id is None:
+        return
+    owner = await session.get(Account, owner_id)
+    if owner is None or owner.disabled_at is not None:
+        raise NotFound("there is no such living account to own the token")
 
 
 async def _source(session: AsyncSession, source_id: uuid.UUID, controller_id: uuid.UUID) -> Source:

@@ -10,6 +10,7 @@ from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
 from recorder.access import accounts, approvals, sessions, tokens
+from recorder.access.listening import SecondPersonNeeded
 from recorder.access.principals import Grant, Principal
 from recorder.api.framework import CSRF, ApiCall, Route, json_response, no_content
 from recorder.api.middleware import SESSION_COOKIE, check_same_site
@@ -66,6 +67,20 @@ class ControllerQuery(_Model):
     """Whose."""
 
     controller: uuid.UUID | None = Field(None, description="where the caller has several")
+
+
+class ApprovalQuery(_Model):
+    """A second person's approval, which a role that hears calls needs."""
+
+    approval: uuid.UUID | None = Field(None, description="without it, the approval is asked for")
+
+
+class StepPending(BaseModel):
+    """A step that waits for a second person: once approved, send the same request with ``approval``."""
+
+    approval: uuid.UUID
+    state: ApprovalState
+    expires_at: datetime
 
 
 class NewAccount(_Model):
@@ -258,22 +273,26 @@ async def list_accounts(call: ApiCall) -> Accounts:
     return Accounts(items=[_account(view) for view in views])
 
 
-async def create_account(call: ApiCall) -> Created:
+async def create_account(call: ApiCall) -> Created | web.Response:
     """Make one person's account."""
     body: NewAccount = call.body
     controller_id = controller_of(call.principal, body.controller)
-    account_id = await accounts.create_account(
-        call.services,
-        call.principal,
-        controller_id=controller_id,
-        username=body.username,
-        name=body.name,
-        password=body.password.get_secret_value(),
-        grants=[_grant(g, g.controller or controller_id) for g in body.roles],
-        agent_code=body.agent_code,
-        language=body.language,
-        request_id=call.request_id,
-    )
+    try:
+        account_id = await accounts.create_account(
+            call.services,
+            call.principal,
+            controller_id=controller_id,
+            username=body.username,
+            name=body.name,
+            password=body.password.get_secret_value(),
+            grants=[_grant(g, g.controller or controller_id) for g in body.roles],
+            agent_code=body.agent_code,
+            language=body.language,
+            approval_id=call.query.approval,
+            request_id=call.request_id,
+        )
+    except SecondPersonNeeded as needed:
+        return _pending(needed)
     return Created(id=account_id)
 
 
@@ -287,25 +306,37 @@ async def disable_account(call: ApiCall) -> web.StreamResponse:
 async def change_password(call: ApiCall) -> web.StreamResponse:
     """Set a password; every session of the account ends."""
     body: NewPassword = call.body
-    await accounts.change_password(
-        call.services,
-        call.principal,
-        call.uuid("id"),
-        new=body.new.get_secret_value(),
-        current=None if body.current is None else body.current.get_secret_value(),
-        request_id=call.request_id,
-    )
+    try:
+        await accounts.change_password(
+            call.services,
+            call.principal,
+            call.uuid("id"),
+            new=body.new.get_secret_value(),
+            current=None if body.current is None else body.current.get_secret_value(),
+            approval_id=call.query.approval,
+            request_id=call.request_id,
+        )
+    except SecondPersonNeeded as needed:
+        return _pending(needed)
     return no_content()
 
 
-async def grant_role(call: ApiCall) -> Created:
+async def grant_role(call: ApiCall) -> Created | web.Response:
     """Give an account a role."""
     body: GrantBody = call.body
     grant = _grant(body, controller_of(call.principal, body.controller))
     account_id = call.uuid("id")
-    grant_id = await accounts.grant_role(
-        call.services, call.principal, account_id, grant, request_id=call.request_id
-    )
+    try:
+        grant_id = await accounts.grant_role(
+            call.services,
+            call.principal,
+            account_id,
+            grant,
+            approval_id=call.query.approval,
+            request_id=call.request_id,
+        )
+    except SecondPersonNeeded as needed:
+        return _pending(needed)
     return Created(id=grant_id)
 
 
@@ -328,22 +359,26 @@ async def list_tokens(call: ApiCall) -> Tokens:
     return Tokens(items=[_token(view) for view in views])
 
 
-async def issue_token(call: ApiCall) -> IssuedToken:
+async def issue_token(call: ApiCall) -> IssuedToken | web.Response:
     """Make a token; its secret is shown this once."""
     body: NewToken = call.body
-    issued = await tokens.issue_token(
-        call.services,
-        call.principal,
-        controller_id=controller_of(call.principal, body.controller),
-        label=body.label,
-        role=body.role,
-        scope=body.scope,
-        values=body.values,
-        source_id=body.source,
-        owner_id=body.owner,
-        expires_at=body.expires_at,
-        request_id=call.request_id,
-    )
+    try:
+        issued = await tokens.issue_token(
+            call.services,
+            call.principal,
+            controller_id=controller_of(call.principal, body.controller),
+            label=body.label,
+            role=body.role,
+            scope=body.scope,
+            values=body.values,
+            source_id=body.source,
+            owner_id=body.owner,
+            expires_at=body.expires_at,
+            approval_id=call.query.approval,
+            request_id=call.request_id,
+        )
+    except SecondPersonNeeded as needed:
+        return _pending(needed)
     return IssuedToken(id=issued.id, token=issued.token, expires_at=issued.expires_at)
 
 
@@ -397,6 +432,11 @@ async def decide_approval(call: ApiCall) -> Approval:
         request_id=call.request_id,
     )
     return _approval(view)
+
+
+def _pending(needed: SecondPersonNeeded) -> web.Response:
+    asked = needed.approval
+    return json_response(StepPending(approval=asked.id, state=asked.state, expires_at=asked.expires_at), 202)
 
 
 def _session(principal: Principal, csrf: str | None, expires_at: datetime | None) -> Session:
@@ -475,6 +515,7 @@ def _approval(view: approvals.ApprovalView) -> Approval:
 
 _V: Final = "/api/v1"
 _NO: Final = (Forbidden, InvalidInput)
+_SECOND: Final = {202: "asked for; a role hears calls, so a second person has to approve it"}
 
 # fmt: off
 ROUTES: tuple[Route, ...] = (
@@ -485,19 +526,22 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{_V}/accounts", list_accounts, "Accounts of a controller", "access",
           query=ControllerQuery, answer=Accounts, raises=_NO),
     Route("POST", f"{_V}/accounts", create_account, "Make a person's account", "access",
-          body=NewAccount, answer=Created, status=201, raises=(*_NO, Conflict)),
+          query=ApprovalQuery, other=_SECOND, body=NewAccount, answer=Created, status=201,
+          raises=(*_NO, Conflict)),
     Route("DELETE", f"{_V}/accounts/{{id}}", disable_account, "Let a person go", "access", status=204,
           raises=(*_NO, NotFound)),
     Route("POST", f"{_V}/accounts/{{id}}/password", change_password, "Set a password", "access",
-          body=NewPassword, status=204, raises=(*_NO, NotFound, Locked)),
+          query=ApprovalQuery, other=_SECOND, body=NewPassword, status=204, raises=(*_NO, NotFound, Locked)),
     Route("POST", f"{_V}/accounts/{{id}}/roles", grant_role, "Grant a role", "access",
-          body=GrantBody, answer=Created, status=201, raises=(*_NO, NotFound)),
+          query=ApprovalQuery, other=_SECOND, body=GrantBody, answer=Created, status=201,
+          raises=(*_NO, NotFound)),
     Route("DELETE", f"{_V}/accounts/{{id}}/roles/{{grant}}", revoke_role, "Take a role back", "access",
           status=204, raises=(*_NO, NotFound)),
     Route("GET", f"{_V}/tokens", list_tokens, "Tokens of a controller", "access",
           query=ControllerQuery, answer=Tokens, raises=_NO),
     Route("POST", f"{_V}/tokens", issue_token, "Issue a token", "access",
-          body=NewToken, answer=IssuedToken, status=201, raises=(*_NO, NotFound, Conflict)),
+          query=ApprovalQuery, other=_SECOND, body=NewToken, answer=IssuedToken, status=201,
+          raises=(*_NO, NotFound, Conflict)),
     Route("DELETE", f"{_V}/tokens/{{id}}", revoke_token, "Revoke a token", "access", status=204,
           raises=(*_NO, NotFound)),
     Route("GET", f"{_V}/approvals", list_approvals, "Steps that need a second person", "access",

@@ -64,9 +64,11 @@ def person(services: Services, controller: Controller) -> Callable[..., Awaitabl
 
 
 @pytest.fixture
-def bearer(services: Services, controller: Controller) -> Callable[[Role], Awaitable[dict[str, str]]]:
-    async def make(role: Role) -> dict[str, str]:
-        issued = await issue_token(services, CONSOLE, controller_id=controller.id, label="t", role=role)
+def bearer(services: Services, controller: Controller) -> Callable[..., Awaitable[dict[str, str]]]:
+    async def make(role: Role, owner: uuid.UUID | None = None) -> dict[str, str]:
+        issued = await issue_token(
+            services, CONSOLE, controller_id=controller.id, label="t", role=role, owner_id=owner
+        )
         return {"Authorization": f"Bearer {issued.token}"}
 
     return make
@@ -80,7 +82,7 @@ async def sign_in(client: Client, username: str, password: str = PASSWORD) -> di
 
 
 Person = Callable[..., Awaitable[uuid.UUID]]
-Bearer = Callable[[Role], Awaitable[dict[str, str]]]
+Bearer = Callable[..., Awaitable[dict[str, str]]]
 
 
 async def test_a_browser_signs_in_and_out(client: Client, person: Person) -> None:
@@ -125,19 +127,17 @@ async def test_another_site_cannot_sign_anybody_in(client: Client, person: Perso
 
 async def test_operations_manage_accounts_end_to_end(client: Client, bearer: Bearer) -> None:
     operator = await bearer(Role.OPERATOR)
-    new = {"username": "matti", "name": "Matti", "password": PASSWORD, "roles": [{"role": "trainer"}]}
+    new = {"username": "matti", "name": "Matti", "password": PASSWORD, "roles": [{"role": "auditor"}]}
     made = await client.post("/api/v1/accounts", json=new, headers=operator)
     assert made.status == 201, await made.text()
     account_id = (await made.json())["id"]
     assert (await client.post("/api/v1/accounts", json=new, headers=operator)).status == 409
     roles = f"/api/v1/accounts/{account_id}/roles"
-    granted = await client.post(
-        roles, json={"role": "quality", "scope": "queue", "values": ["billing"]}, headers=operator
-    )
+    granted = await client.post(roles, json={"role": "crm"}, headers=operator)
     assert granted.status == 201
     grant_id = (await granted.json())["id"]
     [listed] = (await (await client.get("/api/v1/accounts", headers=operator)).json())["items"]
-    assert (listed["username"], {r["role"] for r in listed["roles"]}) == ("matti", {"trainer", "quality"})
+    assert (listed["username"], {r["role"] for r in listed["roles"]}) == ("matti", {"auditor", "crm"})
     assert "password" not in json.dumps(listed)
     wrong = await client.delete(f"/api/v1/accounts/{uuid.uuid4()}/roles/{grant_id}", headers=operator)
     assert wrong.status == 404
@@ -233,7 +233,7 @@ async def test_passwords_of_any_characters_are_just_wrong(client: Client) -> Non
 
 async def test_two_persons(client: Client, person: Person, bearer: Bearer) -> None:
     await person(Role.PRIVACY)
-    legal = await bearer(Role.LEGAL)
+    legal = await bearer(Role.LEGAL, await person(Role.LEGAL))
     step = {"action": "hold_release", "target": str(uuid.uuid4()), "details": {"recordings": 3}}
     asked = await client.post("/api/v1/approvals", json=step, headers=legal)
     assert asked.status == 201
@@ -250,6 +250,53 @@ async def test_two_persons(client: Client, person: Person, bearer: Bearer) -> No
     assert (await (await client.get(f"/api/v1/approvals/{approval_id}", headers=legal)).json())[
         "details"
     ] == {"recordings": 3}
+
+
+async def test_an_operator_gives_no_ears_without_a_second_person(
+    client: Client, person: Person, bearer: Bearer
+) -> None:
+    operator_id, listener = await person(Role.OPERATOR), await person(Role.QUALITY)
+    await person(Role.PRIVACY)
+    operator = await bearer(Role.OPERATOR, operator_id)
+    requests: list[tuple[str, dict[str, Any], int]] = [
+        ("/tokens", {"label": "bi", "role": "legal"}, 201),
+        (
+            "/accounts",
+            {"username": "matti", "name": "Matti", "password": PASSWORD, "roles": [{"role": "trainer"}]},
+            201,
+        ),
+        (f"/accounts/{operator_id}/roles", {"role": "quality", "scope": "queue", "values": ["billing"]}, 201),
+        (f"/accounts/{listener}/password", {"new": "another long one"}, 204),
+    ]
+    asked: list[str] = []
+    for path, body, _ in requests:
+        answer = await client.post("/api/v1" + path, json=body, headers=operator)
+        assert answer.status == 202, await answer.text()
+        waiting = await answer.json()
+        assert (waiting.keys(), waiting["state"]) == ({"approval", "state", "expires_at"}, "pending")
+        asked.append(waiting["approval"])
+        early = await client.post(
+            "/api/v1" + path, params={"approval": asked[-1]}, json=body, headers=operator
+        )
+        assert (early.status, (await early.json())["reason"]) == (403, "approval-mismatch")
+    assert len(set(asked)) == len(asked)
+    privacy = await sign_in(client, "privacy")
+    listed = await (await client.get("/api/v1/approvals")).text()
+    assert "matti" not in listed.casefold()
+    assert "billing" in listed
+    for approval in asked:
+        decision = await client.post(
+            f"/api/v1/approvals/{approval}/decision", json={"decision": "approve"}, headers=privacy
+        )
+        assert decision.status == 200
+    client.session.cookie_jar.clear()
+    for (path, body, status), approval in zip(requests, asked, strict=True):
+        query = {"approval": approval}
+        done = await client.post("/api/v1" + path, params=query, json=body, headers=operator)
+        assert done.status == status, await done.text()
+        again = await client.post("/api/v1" + path, params=query, json=body, headers=operator)
+        assert again.status in (403, 409), await again.text()
+    await sign_in(client, "quality", "another long one")
 
 
 async def test_the_log_is_verified_by_a_stranger(
