@@ -40,6 +40,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+def run_server(work: Coroutine[Any, Any, T]) -> T:
+    """Run a long-lived part on uvloop where there is one: the loop itself is what costs most per request."""
+    try:
+        import uvloop
+    except ImportError:  # it has no wheel for every platform
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
 def operator() -> str:
     """Name of the operating-system user, for the log's ``os:…`` actor."""
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recorder.commands.context import principal, run
+from recorder.commands.context import principal, run, run_server
 from recorder.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def demo() -> None:
     run(installation.refuse_new_keyring(settings))
     installation.prepare_files(settings, SystemClock().now())
     with installation.only_one(settings):
-        run(_demo(settings))
+        run_server(_demo(settings))
 
 
 async def _demo(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from recorder.commands.context import run
+from recorder.commands.context import run, run_server
 from recorder.settings import Settings, load_settings
 
 
@@ -23,7 +23,7 @@ def serve() -> None:
     settings = load_settings()
     logs.configure(settings.log_level)
     with only_one(settings):
-        run(_ready(settings, app.serve(settings)))
+        run_server(_ready(settings, app.serve(settings)))
 
 
 @click.command(short_help="Do background work: sweep, renditions, log.")
@@ -35,7 +35,7 @@ def worker() -> None:
     settings = load_settings()
     logs.configure(settings.log_level)
     with only_one(settings):
-        run(_ready(settings, app.work(settings)))
+        run_server(_ready(settings, app.work(settings)))
 
 
 async def _ready(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
