@@ -99,7 +99,8 @@ TABLE: Final[tuple[Rule, ...]] = (
     _rule(Role.QUALITY, Reach.SCOPE,      A.LISTEN, A.CREATE_LINK, purposes=(P.QUALITY,)),
 
     _rule(Role.LEGAL,   Reach.CONTROLLER, *_FIND, A.VIEW_HISTORY, A.VIEW_CUSTOMERS, A.VIEW_SCHEDULES,
-                                          A.MANAGE_MATTERS, A.DISCLOSE, A.VIEW_APPROVALS, A.DECIDE_APPROVAL),
+                                          A.MANAGE_MATTERS, A.DISCLOSE, A.VIEW_REPORTS, A.VIEW_APPROVALS,
+                                          A.DECIDE_APPROVAL),
     _rule(Role.LEGAL,   Reach.CONTROLLER, A.LISTEN, A.CREATE_LINK, A.EXPORT_AUDIO,
                                           purposes=(P.SERVICE_EVIDENCE, P.LEGAL_PROTECTION)),
 

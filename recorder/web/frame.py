@@ -43,6 +43,7 @@ _SECTIONS: Final = (
     ("calls", "/app/calls", "Calls", Action.LIST_RECORDINGS),
     ("quarantine", "/app/quarantine", "Quarantine", Action.MANAGE_QUARANTINE),
     ("custody", "/app/custody", "Custody", Action.VIEW_HISTORY),
+    ("retention", "/app/retention", "Retention", Action.VIEW_REPORTS),
 )
 
 

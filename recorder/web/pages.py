@@ -25,7 +25,7 @@ from recorder.errors import Forbidden, InvalidInput, NotFound, RecorderError, Un
 from recorder.playback import finding
 from recorder.playback.decide import Rendition, allowed_recording, choose_role
 from recorder.services import Services
-from recorder.web import desk, views
+from recorder.web import desk, reports, views
 from recorder.web.frame import (
     HERE,
     caller,
@@ -53,6 +53,7 @@ def mount(app: web.Application) -> None:
     app.router.add_get("/app/calls", page(calls))
     app.router.add_get("/app/calls/{id}", page(recording))
     desk.mount(app)
+    reports.mount(app)
     app.router.add_get("/app/", page(home))
     app.router.add_get("/app/{other:.+}", page(nothing))
     app.router.add_get("/favicon.ico", _icon)

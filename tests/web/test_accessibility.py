@@ -25,6 +25,8 @@ _PAGES = {
     "custody": ("privacy", "/app/calls/{call}/custody"),
     "custody of what": ("auditor", "/app/custody?recording=nonsense"),
     "quarantine": ("operator", "/app/quarantine"),
+    "retention": ("privacy", "/app/retention"),
+    "record of processing": ("auditor", "/app/article-30"),
 }
 
 

@@ -44,7 +44,7 @@ trainer    s  listen:training create_link:training
 quality    s  list_recordings search_recordings view_recording view_retention assess
 quality    s  listen:quality create_link:quality
 legal      c  list_recordings search_recordings view_recording view_retention view_history view_customers
-legal      c  view_schedules manage_matters disclose view_approvals decide_approval
+legal      c  view_schedules manage_matters disclose view_reports view_approvals decide_approval
 legal      c  listen:service_evidence listen:legal_protection create_link:service_evidence
 legal      c  create_link:legal_protection export_audio:service_evidence export_audio:legal_protection
 privacy    c  list_recordings search_recordings view_recording view_retention view_history view_customers
