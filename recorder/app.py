@@ -24,6 +24,7 @@ from recorder.api import (
     playback,
     recordings,
     redactions,
+    registers,
     reports,
     requests,
     schedules,
@@ -38,6 +39,7 @@ from recorder.catalogue import migrate
 from recorder.catalogue.database import Database
 from recorder.clock import Clock, SystemClock
 from recorder.errors import ConfigurationError, Unavailable
+from recorder.registers.regions import check_regions
 from recorder.services import Services
 from recorder.settings import Settings
 from recorder.web import pages
@@ -56,6 +58,7 @@ ROUTES: tuple[Route, ...] = (
     *playback.ROUTES,
     *customers.ROUTES,
     *requests.ROUTES,
+    *registers.ROUTES,
     *disposition.ROUTES,
     *schedules.ROUTES,
     *reports.ROUTES,
@@ -191,9 +194,11 @@ async def check_startup(services: Services) -> None:
     """Refuse to start on a database that this program does not fit, or that is older than its log's copies.
 
     Raises:
+        ConfigurationError: store or keys are where personal data may not be.
         Unavailable: database or store is away, or the schema is another one.
         Corrupt: an older database was restored, or the log was rewritten.
     """
+    check_regions(services.settings, services.clock.now())
     await services.database.check()
     revision, head = await migrate.current(services.database)
     if revision != head:

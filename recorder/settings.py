@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,6 +15,8 @@ from pydantic_settings import (
 )
 
 from recorder.errors import ConfigurationError, FieldError
+
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]  # ISO 3166-1 alpha-2
 
 
 class Settings(BaseSettings):
@@ -53,6 +55,12 @@ class Settings(BaseSettings):
         0.034, description="share of all objects that is re-read and verified each night"
     )
     backup_window_days: Annotated[int, Field(ge=0)] = 35
+    store_country: Country = Field("FI", description="where the object store and the database are")
+    key_country: Country = Field("FI", description="where the keys are")
+    transfer_exception: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the safeguard that lets store or keys be outside the EU and the EEA"
+    )
+    transfer_exception_until: AwareDatetime | None = Field(None, description="when that safeguard ends")
     trusted_proxies: tuple[str, ...] = ()
     log_level: str = "INFO"
     shutdown_seconds: Annotated[float, Field(gt=0)] = 30.0

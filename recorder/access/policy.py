@@ -50,6 +50,10 @@ class Action(StrEnum):
     ROTATE_KEYS = "rotate_keys"
     VIEW_AUDIT = "view_audit"
     VIEW_REPORTS = "view_reports"
+    VIEW_REGISTERS = "view_registers"
+    MANAGE_RECIPIENTS = "manage_recipients"
+    MANAGE_BREACHES = "manage_breaches"
+    COPY_STAFF = "copy_staff"
     VIEW_APPROVALS = "view_approvals"
     DECIDE_APPROVAL = "decide_approval"
 
@@ -101,6 +105,7 @@ TABLE: Final[tuple[Rule, ...]] = (
     _rule(Role.LEGAL,   Reach.CONTROLLER, *_FIND, A.VIEW_HISTORY, A.VIEW_CUSTOMERS, A.VIEW_SCHEDULES,
                                           A.MANAGE_MATTERS, A.DISCLOSE, A.VIEW_REPORTS, A.VIEW_APPROVALS,
                                           A.DECIDE_APPROVAL),
+    _rule(Role.LEGAL,   Reach.CONTROLLER, A.VIEW_REGISTERS, A.MANAGE_RECIPIENTS, A.MANAGE_BREACHES),
     _rule(Role.LEGAL,   Reach.CONTROLLER, A.LISTEN, A.CREATE_LINK, A.EXPORT_AUDIO,
                                           purposes=(P.SERVICE_EVIDENCE, P.LEGAL_PROTECTION)),
 
@@ -108,6 +113,8 @@ TABLE: Final[tuple[Rule, ...]] = (
                                           A.ADD_CONTACT, A.ADD_CHOICE, A.MANAGE_REQUESTS, A.DISCLOSE, A.ERASE,
                                           A.VIEW_SCHEDULES, A.MANAGE_SCHEDULES, A.VIEW_REPORTS,
                                           A.VIEW_APPROVALS, A.DECIDE_APPROVAL),
+    _rule(Role.PRIVACY, Reach.CONTROLLER, A.VIEW_REGISTERS, A.MANAGE_RECIPIENTS, A.MANAGE_BREACHES,
+                                          A.COPY_STAFF),
     _rule(Role.PRIVACY, Reach.CONTROLLER, A.LISTEN, A.CREATE_LINK, A.EXPORT_AUDIO,
                                           purposes=(P.SERVICE_EVIDENCE, P.SECURITY)),
 
@@ -115,7 +122,7 @@ TABLE: Final[tuple[Rule, ...]] = (
                                           A.VIEW_HEALTH, A.ROTATE_KEYS),
 
     _rule(Role.AUDITOR, Reach.CONTROLLER, A.VIEW_AUDIT, A.VIEW_HISTORY, A.VIEW_RETENTION, A.VIEW_SCHEDULES,
-                                          A.VIEW_REPORTS, A.VIEW_APPROVALS),
+                                          A.VIEW_REPORTS, A.VIEW_REGISTERS, A.VIEW_APPROVALS),
 )
 # fmt: on
 
@@ -167,6 +174,10 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     A.ROTATE_KEYS: "rotate keys",
     A.VIEW_AUDIT: "read the audit log",
     A.VIEW_REPORTS: "see reports",
+    A.VIEW_REGISTERS: "see the registers",
+    A.MANAGE_RECIPIENTS: "keep the register of recipients",
+    A.MANAGE_BREACHES: "handle personal data breaches",
+    A.COPY_STAFF: "copy what is kept of staff",
     A.VIEW_APPROVALS: "see approvals",
     A.DECIDE_APPROVAL: "decide approvals",
 }

@@ -201,3 +201,23 @@ class PackageState(StrEnum):
     READY = "ready"
     FAILED = "failed"
     EXPIRED = "expired"
+
+
+class RecipientKind(StrEnum):
+    """What somebody is who gets personal data."""
+
+    PROCESSOR = "processor"
+    GROUP_COMPANY = "group_company"
+    RESEARCH = "research"
+    AUTHORITY = "authority"
+    PERSON = "person"  # the customer, or who acts for them
+    OTHER = "other"
+
+
+class BreachState(StrEnum):
+    """Where a personal data breach stands."""
+
+    OPEN = "open"
+    NOTIFIED = "notified"
+    NOT_REQUIRED = "not_required"
+    CLOSED = "closed"

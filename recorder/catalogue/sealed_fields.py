@@ -26,3 +26,9 @@ subject, so that it outlives the erasure of the customer."""
 
 REQUEST_NOTICE: Final = "request.notice"
 """``request_notices.sealed``: ``{recipient, reference}``; a recipient may be a person. Under the request."""
+
+RECIPIENT_NAME: Final = "recipient.name"
+"""``recipients.sealed``: ``{name}`` of a recipient who is a person, under the controller's subject."""
+
+BREACH_RECORD: Final = "breach.record"
+"""``breaches.sealed``: ``{facts, effects, measures, delay, reason}``, under the controller's subject."""

@@ -101,7 +101,7 @@ async def person_document(
             "marketing": state.marketing,
         },
         "consultations": [asdict(use) for use in await consultations(session, ids)],
-        "recipients": [r.name for r in await recipients_of(session, customer.id, ids)],
+        "recipients": [r.name for r in await recipients_of(session, services, customer.id, ids)],
     }
 
 

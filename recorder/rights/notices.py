@@ -49,7 +49,7 @@ async def create(
     last = await session.scalar(
         sa.select(sa.func.max(RequestNotice.number)).where(RequestNotice.request_id == row.id)
     )
-    found = await recipients_of(session, row.customer_id, recording_ids)
+    found = await recipients_of(session, services, row.customer_id, recording_ids)
     for number, recipient in enumerate(found, start=(last or 0) + 1):
         sealed = seal_json(
             services.keyring,

@@ -13,6 +13,8 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from recorder.services import Services
+
 __all__ = ["Recipient", "RecipientSource", "recipients_of", "register_source"]
 
 
@@ -30,7 +32,7 @@ class Recipient:
 
 
 RecipientSource = Callable[
-    [AsyncSession, uuid.UUID | None, Sequence[uuid.UUID]], Awaitable[Sequence[Recipient]]
+    [AsyncSession, Services, uuid.UUID | None, Sequence[uuid.UUID]], Awaitable[Sequence[Recipient]]
 ]
 _SOURCES: Final[list[RecipientSource]] = []
 
@@ -42,11 +44,14 @@ def register_source(source: RecipientSource) -> None:
 
 
 async def recipients_of(
-    session: AsyncSession, customer_id: uuid.UUID | None, recording_ids: Sequence[uuid.UUID]
+    session: AsyncSession,
+    services: Services,
+    customer_id: uuid.UUID | None,
+    recording_ids: Sequence[uuid.UUID],
 ) -> list[Recipient]:
     """Every logged recipient of a customer's data or of any of the recordings, each once, by name."""
     found: dict[uuid.UUID, Recipient] = {}
     for source in _SOURCES:
-        for recipient in await source(session, customer_id, recording_ids):
+        for recipient in await source(session, services, customer_id, recording_ids):
             found.setdefault(recipient.id, recipient)
     return sorted(found.values(), key=lambda r: (r.name, r.id))

@@ -43,6 +43,13 @@ from recorder.catalogue.tables.recordings import (
     Source,
     StoredObjectRow,
 )
+from recorder.catalogue.tables.registers import (
+    Breach,
+    BreachRecording,
+    Disclosure,
+    DisclosureRecording,
+    RegisteredRecipient,
+)
 from recorder.catalogue.tables.rights import (
     PackageRecording,
     RequestItem,
@@ -60,6 +67,8 @@ __all__ = [
     "AuditNode",
     "Base",
     "BlindIndex",
+    "Breach",
+    "BreachRecording",
     "Call",
     "Certificate",
     "Choice",
@@ -67,6 +76,8 @@ __all__ = [
     "Controller",
     "Customer",
     "CustomerBatch",
+    "Disclosure",
+    "DisclosureRecording",
     "Erasure",
     "ErasureItem",
     "Finding",
@@ -82,6 +93,7 @@ __all__ = [
     "RecordingAgent",
     "RecordingLink",
     "RecordingTag",
+    "RegisteredRecipient",
     "RequestItem",
     "RequestNotice",
     "RequestPackage",

@@ -45,13 +45,16 @@ quality    s  list_recordings search_recordings view_recording view_retention as
 quality    s  listen:quality create_link:quality
 legal      c  list_recordings search_recordings view_recording view_retention view_history view_customers
 legal      c  view_schedules manage_matters disclose view_reports view_approvals decide_approval
+legal      c  view_registers manage_recipients manage_breaches
 legal      c  listen:service_evidence listen:legal_protection create_link:service_evidence
 legal      c  create_link:legal_protection export_audio:service_evidence export_audio:legal_protection
 privacy    c  list_recordings search_recordings view_recording view_retention view_history view_customers
 privacy    c  manage_customers add_contact add_choice manage_requests disclose erase view_schedules
 privacy    c  manage_schedules view_reports view_approvals decide_approval
+privacy    c  view_registers manage_recipients manage_breaches copy_staff
 privacy    c  listen:service_evidence listen:security create_link:service_evidence create_link:security
 privacy    c  export_audio:service_evidence export_audio:security
+auditor    c  view_registers
 operator   c  manage_sources manage_accounts manage_quarantine view_health rotate_keys
 auditor    c  view_audit view_history view_retention view_schedules view_reports view_approvals
 """

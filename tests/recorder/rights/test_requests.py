@@ -18,6 +18,7 @@ from recorder.disposition.erasures import erase_customer
 from recorder.errors import Erased
 from recorder.rights import deciding, recipients, reminders
 from recorder.rights.recipients import Recipient
+from recorder.services import Services
 from tests.recorder.disposition_world import World
 from tests.recorder.rights.conftest import Desk
 
@@ -267,7 +268,7 @@ async def test_recipients_are_told_and_confirm(
     asked: list[tuple[uuid.UUID | None, Sequence[uuid.UUID]]] = []
 
     async def source(
-        session: AsyncSession, customer_id: uuid.UUID | None, ids: Sequence[uuid.UUID]
+        session: AsyncSession, services: Services, customer_id: uuid.UUID | None, ids: Sequence[uuid.UUID]
     ) -> Sequence[Recipient]:
         asked.append((customer_id, ids))
         return [recipient]

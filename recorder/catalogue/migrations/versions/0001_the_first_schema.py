@@ -142,6 +142,30 @@ def upgrade() -> None:
     with op.batch_alter_table('approvals', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_approvals_controller_id'), ['controller_id'], unique=False)
 
+    op.create_table('breaches',
+    sa.Column('id', sa.Uuid(), nullable=False),
+    sa.Column('controller_id', sa.Uuid(), nullable=False),
+    sa.Column('state', sa.Enum('open', 'notified', 'not_required', 'closed', name='breachstate', native_enum=False, length=40), nullable=False),
+    sa.Column('sealed', sa.LargeBinary(), nullable=False),
+    sa.Column('aware_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('due_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('seen_from', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('seen_until', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('actor', sa.String(length=120), nullable=True),
+    sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('opened_by', sa.String(length=120), nullable=False),
+    sa.Column('notified_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('notified_by', sa.String(length=120), nullable=True),
+    sa.Column('notification_reference', sa.String(length=64), nullable=True),
+    sa.Column('persons_told_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('closed_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('closed_by', sa.String(length=120), nullable=True),
+    sa.ForeignKeyConstraint(['controller_id'], ['controllers.id'], name=op.f('fk_breaches_controller_id_controllers')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_breaches'))
+    )
+    with op.batch_alter_table('breaches', schema=None) as batch_op:
+        batch_op.create_index('ix_breaches_due', ['controller_id', 'state', 'due_at'], unique=False)
+
     op.create_table('certificates',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('controller_id', sa.Uuid(), nullable=False),
@@ -171,6 +195,27 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('matters', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_matters_controller_id'), ['controller_id'], unique=False)
+
+    op.create_table('recipients',
+    sa.Column('id', sa.Uuid(), nullable=False),
+    sa.Column('controller_id', sa.Uuid(), nullable=False),
+    sa.Column('kind', sa.Enum('processor', 'group_company', 'research', 'authority', 'person', 'other', name='recipientkind', native_enum=False, length=40), nullable=False),
+    sa.Column('name', sa.String(length=200), nullable=True),
+    sa.Column('sealed', sa.LargeBinary(), nullable=True),
+    sa.Column('purpose', sa.String(length=200), nullable=False),
+    sa.Column('country', sa.String(length=2), nullable=False),
+    sa.Column('contract_reference', sa.String(length=64), nullable=True),
+    sa.Column('contract_expires_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('safeguard', sa.String(length=40), nullable=True),
+    sa.Column('safeguard_expires_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('registered_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('registered_by', sa.String(length=120), nullable=False),
+    sa.Column('ended_at', sa.DateTime(timezone=True), nullable=True),
+    sa.ForeignKeyConstraint(['controller_id'], ['controllers.id'], name=op.f('fk_recipients_controller_id_controllers')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_recipients'))
+    )
+    with op.batch_alter_table('recipients', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_recipients_controller_id'), ['controller_id'], unique=False)
 
     op.create_table('sources',
     sa.Column('id', sa.Uuid(), nullable=False),
@@ -258,6 +303,25 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('customers', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_customers_controller_id'), ['controller_id'], unique=False)
+
+    op.create_table('disclosures',
+    sa.Column('id', sa.Uuid(), nullable=False),
+    sa.Column('controller_id', sa.Uuid(), nullable=False),
+    sa.Column('recipient_id', sa.Uuid(), nullable=False),
+    sa.Column('ground', sa.String(length=40), nullable=False),
+    sa.Column('reference', sa.String(length=64), nullable=False),
+    sa.Column('approval_id', sa.Uuid(), nullable=False),
+    sa.Column('disclosed_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('disclosed_by', sa.String(length=120), nullable=False),
+    sa.ForeignKeyConstraint(['approval_id'], ['approvals.id'], name=op.f('fk_disclosures_approval_id_approvals')),
+    sa.ForeignKeyConstraint(['controller_id'], ['controllers.id'], name=op.f('fk_disclosures_controller_id_controllers')),
+    sa.ForeignKeyConstraint(['recipient_id'], ['recipients.id'], name=op.f('fk_disclosures_recipient_id_recipients')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_disclosures')),
+    sa.UniqueConstraint('approval_id', name=op.f('uq_disclosures_approval_id'))
+    )
+    with op.batch_alter_table('disclosures', schema=None) as batch_op:
+        batch_op.create_index('ix_disclosures_listing', ['controller_id', 'disclosed_at', 'id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_disclosures_recipient_id'), ['recipient_id'], unique=False)
 
     op.create_table('schedules',
     sa.Column('controller_id', sa.Uuid(), nullable=False),
@@ -491,6 +555,16 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_blind_indexes_subject_id'), ['subject_id'], unique=False)
         batch_op.create_index('ix_blind_lookup', ['controller_id', 'kind', 'digest'], unique=False)
 
+    op.create_table('breach_recordings',
+    sa.Column('breach_id', sa.Uuid(), nullable=False),
+    sa.Column('recording_id', sa.Uuid(), nullable=False),
+    sa.ForeignKeyConstraint(['breach_id'], ['breaches.id'], name=op.f('fk_breach_recordings_breach_id_breaches')),
+    sa.ForeignKeyConstraint(['recording_id'], ['recordings.id'], name=op.f('fk_breach_recordings_recording_id_recordings')),
+    sa.PrimaryKeyConstraint('breach_id', 'recording_id', name=op.f('pk_breach_recordings'))
+    )
+    with op.batch_alter_table('breach_recordings', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_breach_recordings_recording_id'), ['recording_id'], unique=False)
+
     op.create_table('contacts',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('customer_id', sa.Uuid(), nullable=False),
@@ -505,6 +579,16 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('contacts', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_contacts_customer_id'), ['customer_id'], unique=False)
+
+    op.create_table('disclosure_recordings',
+    sa.Column('disclosure_id', sa.Uuid(), nullable=False),
+    sa.Column('recording_id', sa.Uuid(), nullable=False),
+    sa.ForeignKeyConstraint(['disclosure_id'], ['disclosures.id'], name=op.f('fk_disclosure_recordings_disclosure_id_disclosures')),
+    sa.ForeignKeyConstraint(['recording_id'], ['recordings.id'], name=op.f('fk_disclosure_recordings_recording_id_recordings')),
+    sa.PrimaryKeyConstraint('disclosure_id', 'recording_id', name=op.f('pk_disclosure_recordings'))
+    )
+    with op.batch_alter_table('disclosure_recordings', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_disclosure_recordings_recording_id'), ['recording_id'], unique=False)
 
     op.create_table('erasures',
     sa.Column('id', sa.Uuid(), nullable=False),
@@ -832,10 +916,18 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_erasures_controller_id'))
 
     op.drop_table('erasures')
+    with op.batch_alter_table('disclosure_recordings', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_disclosure_recordings_recording_id'))
+
+    op.drop_table('disclosure_recordings')
     with op.batch_alter_table('contacts', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_contacts_customer_id'))
 
     op.drop_table('contacts')
+    with op.batch_alter_table('breach_recordings', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_breach_recordings_recording_id'))
+
+    op.drop_table('breach_recordings')
     with op.batch_alter_table('blind_indexes', schema=None) as batch_op:
         batch_op.drop_index('ix_blind_lookup')
         batch_op.drop_index(batch_op.f('ix_blind_indexes_subject_id'))
@@ -886,6 +978,11 @@ def downgrade() -> None:
     op.drop_table('api_tokens')
     op.drop_table('tombstones')
     op.drop_table('schedules')
+    with op.batch_alter_table('disclosures', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_disclosures_recipient_id'))
+        batch_op.drop_index('ix_disclosures_listing')
+
+    op.drop_table('disclosures')
     with op.batch_alter_table('customers', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_customers_controller_id'))
 
@@ -906,6 +1003,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_sources_controller_id'))
 
     op.drop_table('sources')
+    with op.batch_alter_table('recipients', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_recipients_controller_id'))
+
+    op.drop_table('recipients')
     with op.batch_alter_table('matters', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_matters_controller_id'))
 
@@ -915,6 +1016,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_certificates_controller_id'))
 
     op.drop_table('certificates')
+    with op.batch_alter_table('breaches', schema=None) as batch_op:
+        batch_op.drop_index('ix_breaches_due')
+
+    op.drop_table('breaches')
     with op.batch_alter_table('approvals', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_approvals_controller_id'))
 

@@ -1,0 +1,1 @@
+"""The accountability registers: recipients and transfers, disclosures, breaches, staff as data subjects."""
