@@ -156,8 +156,8 @@ async def record_of(
         sources=tuple(sources),
         recipients=tuple(_roles()),
         transfers=(
-            f"audio is written to {_store(services.settings)}; the service sends personal data nowhere else by "
-            "itself. Whether that place lies in a third country is for a person to add",
+            f"audio is written to {_store(services.settings)}; the service sends personal data nowhere else "
+            "by itself. Whether that place lies in a third country is for a person to add",
         ),
         retention=tuple(_retention(schedule)),
         security=tuple(_security(services, str(controller_id))),
