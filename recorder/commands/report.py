@@ -80,7 +80,8 @@ def article30(controller: str | None, as_json: bool) -> None:
     rows += [("data", text) for text in found.data]
     rows += [("source", f"{line['name']} ({line['kind']})") for line in found.sources]
     rows += [
-        ("recipient", f"{line['recipient']}: {', '.join(line['purposes'])}") for line in found.recipients
+        ("recipient", f"{line['recipient']}: {', '.join(line['purposes']) or 'outside the controller'}")
+        for line in found.recipients
     ]
     rows += [("transfers", text) for text in found.transfers]
     rows += [

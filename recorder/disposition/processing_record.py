@@ -21,7 +21,7 @@ from recorder.access.guard import permit
 from recorder.access.policy import ROLE_WORDS, TABLE, Action
 from recorder.access.principals import Principal
 from recorder.catalogue.enums import LawfulBasis, RecordingState
-from recorder.catalogue.tables import Controller, Recording, Source
+from recorder.catalogue.tables import Controller, Recording, RegisteredRecipient, Source
 from recorder.disposition.facts import active_schedule
 from recorder.errors import NotFound
 from recorder.services import Services
@@ -87,9 +87,7 @@ _DATA: Final = (
 _NOT_KNOWN: Final = (
     "contact details of the controller, of joint controllers and of a representative (art. 30(1)(a))",
     "the data protection officer and how to reach them (art. 30(1)(a))",
-    "recipients outside this service, such as processors that run its machines (art. 30(1)(d))",
-    "in which country the object store and the database stand, and the safeguards of any transfer to a third "
-    "country (art. 30(1)(e))",
+    "recipients that nobody has registered yet, such as processors that run the machines (art. 30(1)(d))",
 )
 
 
@@ -135,6 +133,7 @@ async def record_of(
         schedule = await active_schedule(session, controller_id)
         in_use = await _bases(session, controller_id)
         sources = await _sources(session, controller_id)
+        outside = await _registered(session, controller_id)
     return ProcessingRecord(
         controller={
             "code": controller.code,
@@ -154,11 +153,8 @@ async def record_of(
         data_subjects=_PEOPLE,
         data=_DATA,
         sources=tuple(sources),
-        recipients=tuple(_roles()),
-        transfers=(
-            f"audio is written to {_store(services.settings)}; the service sends personal data nowhere else "
-            "by itself. Whether that place lies in a third country is for a person to add",
-        ),
+        recipients=(*_roles(), *outside),
+        transfers=tuple(_transfers(services.settings)),
         retention=tuple(_retention(schedule)),
         security=tuple(_security(services, str(controller_id))),
         missing=_NOT_KNOWN,
@@ -256,6 +252,35 @@ def _roles() -> Iterable[dict[str, Any]]:
                 "inside": True,
                 "purposes": [purpose.value for purpose in Purpose if purpose in heard],
             }
+
+
+async def _registered(session: AsyncSession, controller_id: uuid.UUID) -> list[dict[str, Any]]:
+    """Recipients and processors outside, from their register; a person's name stays sealed."""
+    query = (
+        sa.select(RegisteredRecipient)
+        .where(RegisteredRecipient.controller_id == controller_id, RegisteredRecipient.ended_at.is_(None))
+        .order_by(RegisteredRecipient.registered_at, RegisteredRecipient.id)
+    )
+    found = []
+    for row in await session.scalars(query):
+        name = row.name or f"a person ({row.kind.value.replace('_', ' ')})"
+        safeguard = "" if row.safeguard is None else f", safeguard {row.safeguard.replace('_', ' ')}"
+        found.append(
+            {"recipient": f"{name}, {row.country}: {row.purpose}{safeguard}", "inside": False, "purposes": []}
+        )
+    return found
+
+
+def _transfers(settings: Settings) -> Iterable[str]:
+    """Where data and keys are, and the named exception where that is outside the EU and the EEA."""
+    yield (
+        f"audio is written to {_store(settings)} in {settings.store_country}, the keys are in "
+        f"{settings.key_country}; the service sends personal data nowhere else by itself"
+    )
+    if settings.transfer_exception is not None:
+        until = settings.transfer_exception_until
+        ends = "" if until is None else f", until {until:%Y-%m-%d}"
+        yield f"exception for what is outside the EU and the EEA: {settings.transfer_exception}{ends}"
 
 
 async def _bases(session: AsyncSession, controller_id: uuid.UUID) -> dict[LawfulBasis, int]:

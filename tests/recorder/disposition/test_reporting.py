@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from recorder.access.principals import Grant, Principal
-from recorder.catalogue.enums import LawfulBasis, RecordingState, Role, ScopeKind
-from recorder.catalogue.tables import AuditEntry, Recording
+from recorder.catalogue.enums import LawfulBasis, RecipientKind, RecordingState, Role, ScopeKind
+from recorder.catalogue.tables import AuditEntry, Recording, RegisteredRecipient
 from recorder.disposition import processing_record, reporting
 from recorder.disposition.sweeping import sweep
 from recorder.errors import Forbidden
@@ -193,6 +193,29 @@ async def test_the_record_follows_what_changes(world: World) -> None:
         return await processing_record.record_of(
             world.services, somebody(world, Role.AUDITOR), world.controller.id
         )
+
+    assert all(line["inside"] for line in (await ask()).recipients)
+    async with world.services.database.transaction() as session:
+        session.add(
+            RegisteredRecipient(
+                id=uuid.uuid4(),
+                controller_id=world.controller.id,
+                kind=RecipientKind.PROCESSOR,
+                name="Example Hosting Oy",
+                sealed=None,
+                purpose="runs the machines",
+                country="FI",
+                contract_reference="2026-1",
+                contract_expires_at=None,
+                safeguard=None,
+                safeguard_expires_at=None,
+                registered_at=world.now,
+                registered_by="os:tests",
+                ended_at=None,
+            )
+        )
+    (outside,) = [line["recipient"] for line in (await ask()).recipients if not line["inside"]]
+    assert outside == "Example Hosting Oy, FI: runs the machines"
 
     epoch = "in epoch 1, 1 so far"
     assert any(epoch in text for text in (await ask()).security)
