@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -98,23 +99,24 @@ class KeyringState:
         return state
 
 
-class StatefulKeyring:
+class StatefulKeyring(ABC):
     """The `Keyring` protocol over a `KeyringState`; subclasses say how the state is loaded and changed."""
 
+    @abstractmethod
     def _read(self) -> KeyringState:
-        raise NotImplementedError
+        """The newest state."""
 
+    @abstractmethod
     def ensure_controller(self, controller_id: str, now: datetime | None = None) -> None:
         """See `Keyring`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rotate(self, controller_id: str, now: datetime) -> int:
         """See `Keyring`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def destroy_epoch(self, controller_id: str, epoch: int, now: datetime) -> None:
         """See `Keyring`."""
-        raise NotImplementedError
 
     def current_epoch(self, controller_id: str) -> int:
         """See `Keyring`."""
