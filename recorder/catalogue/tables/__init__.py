@@ -10,6 +10,7 @@ from recorder.catalogue.tables.accounts import (
     WebSession,
 )
 from recorder.catalogue.tables.audit import AuditCheckpoint, AuditEntry, AuditNode
+from recorder.catalogue.tables.completeness import ExpectedRecording
 from recorder.catalogue.tables.disposition import (
     Certificate,
     Erasure,
@@ -80,6 +81,7 @@ __all__ = [
     "DisclosureRecording",
     "Erasure",
     "ErasureItem",
+    "ExpectedRecording",
     "Finding",
     "Hold",
     "IdempotencyKey",

@@ -1,0 +1,1 @@
+"""Whether every recording that should be here is here: outcomes, placeholders, gaps."""

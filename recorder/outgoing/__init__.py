@@ -1,0 +1,1 @@
+"""What leaves the service by itself: webhooks to the operator's systems, fetches from senders' stores."""
