@@ -28,6 +28,7 @@ from recorder.api import (
     reports,
     requests,
     schedules,
+    source_secrets,
     sources,
     system,
 )
@@ -64,6 +65,7 @@ ROUTES: tuple[Route, ...] = (
     *reports.ROUTES,
     *findings.ROUTES,
     *sources.ROUTES,
+    *source_secrets.ROUTES,
     *accounts.ROUTES,
     *audit.ROUTES,
 )

@@ -20,6 +20,7 @@ from recorder.commands import (
     schedules,
     scrub,
     service,
+    source_secrets,
     sources,
     tokens,
     users,
@@ -62,6 +63,8 @@ for command in (
     audit.audit,
 ):
     cli.add_command(command)
+
+sources.source.add_command(source_secrets.secret)
 
 
 def main() -> None:

@@ -30,5 +30,11 @@ REQUEST_NOTICE: Final = "request.notice"
 RECIPIENT_NAME: Final = "recipient.name"
 """``recipients.sealed``: ``{name}`` of a recipient who is a person, under the controller's subject."""
 
+SOURCE_SECRET: Final = "source.secret"
+"""``source_secrets.sealed``: ``{value}``, under the controller's subject."""
+
+FETCH_ORDER: Final = "fetch.order"
+"""``fetches.sealed``: where audio is to be fetched and what it is, under the controller's subject."""
+
 BREACH_RECORD: Final = "breach.record"
 """``breaches.sealed``: ``{facts, effects, measures, delay, reason}``, under the controller's subject."""

@@ -22,6 +22,7 @@ from recorder.catalogue.tables.disposition import (
     Tombstone,
 )
 from recorder.catalogue.tables.drift import Finding, ScrubCursor
+from recorder.catalogue.tables.fetches import Fetch, FetchState, SourceSecret
 from recorder.catalogue.tables.jobs import Job
 from recorder.catalogue.tables.parties import (
     BlindIndex,
@@ -82,6 +83,8 @@ __all__ = [
     "Erasure",
     "ErasureItem",
     "ExpectedRecording",
+    "Fetch",
+    "FetchState",
     "Finding",
     "Hold",
     "IdempotencyKey",
@@ -105,6 +108,7 @@ __all__ = [
     "ScheduleVersion",
     "ScrubCursor",
     "Source",
+    "SourceSecret",
     "StoredObjectRow",
     "Subject",
     "Tombstone",

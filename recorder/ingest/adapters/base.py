@@ -36,6 +36,7 @@ class Envelope:
         url: the request's own address as the sender used it; some signatures are over it.
         now: when it arrived, UTC.
         settings: of the source, as the operator set them.
+        secrets: of the source, for what can only be read or answered with them.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Envelope:
     size: int | None = None
     url: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class SenderOutcome(StrEnum):
