@@ -31,6 +31,7 @@ from recorder.api import (
     source_secrets,
     sources,
     system,
+    webhooks,
 )
 from recorder.api.framework import SERVICES, Route, mount
 from recorder.api.middleware import add_headers, authenticate, observe, problems
@@ -67,6 +68,7 @@ ROUTES: tuple[Route, ...] = (
     *sources.ROUTES,
     *source_secrets.ROUTES,
     *accounts.ROUTES,
+    *webhooks.ROUTES,
     *audit.ROUTES,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from recorder.jobs.chores import standard_chores
 from recorder.jobs.clockwork import Chore, Clockwork
 from recorder.jobs.findings import count_open
 from recorder.jobs.worker import GiveUp, Handler, Worker
+from recorder.outgoing.delivering import dead_letters, deliver_due, forget_old
+from recorder.outgoing.following import follow_log
 from recorder.playback.ffmpeg import MediaError
 from recorder.playback.renditions import make_peaks, make_rendition
 from recorder.playback.serve import close_idle_listens
@@ -49,6 +52,9 @@ class Background:
             Chore("gauges", timedelta(seconds=15), self._gauges),
             Chore("request-reminders", timedelta(minutes=15), lambda: remind(services)),
             Chore("packages", timedelta(minutes=5), lambda: expire(services)),
+            Chore("webhook-events", timedelta(seconds=1), lambda: follow_log(services)),
+            Chore("webhooks", timedelta(seconds=1), lambda: deliver_due(services, chance=random.random)),
+            Chore("webhooks-past", timedelta(hours=1), lambda: forget_old(services)),
         )
         self._clockwork = Clockwork([*chores, *own])
 
@@ -118,6 +124,7 @@ class Background:
         async with self._services.database.snapshot() as session:
             metrics.overdue_erasures.set(await overdue(session, self._services.clock.now()))
             counts = (await session.execute(query)).all()
+            metrics.webhooks_dead.set(await dead_letters(session))
             for kind, found in (await count_open(session)).items():
                 metrics.findings.labels(kind).set(found)
         metrics.jobs.clear()

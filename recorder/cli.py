@@ -24,6 +24,7 @@ from recorder.commands import (
     sources,
     tokens,
     users,
+    webhooks,
 )
 from recorder.commands.failures import RecorderGroup
 
@@ -60,6 +61,7 @@ for command in (
     redact.redact,
     scrub.scrub,
     keys.keys,
+    webhooks.webhook,
     audit.audit,
 ):
     cli.add_command(command)

@@ -85,8 +85,28 @@ class Metrics:
             ["controller"],
             registry=self.registry,
         )
+        self.webhooks = Counter(
+            "recorder_webhook_attempts_total",
+            "Webhook messages sent, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.webhooks_dead = Gauge(
+            "recorder_webhook_dead_letters",
+            "Webhook messages that were given up and wait for a person. Alarm above zero.",
+            registry=self.registry,
+        )
         self.jobs = Gauge(
             "recorder_jobs", "Background work by kind and state.", ["kind", "state"], registry=self.registry
+        )
+        self.fetches = Counter(
+            "recorder_fetches_total",
+            "Recordings fetched from their senders: done, again (will be tried again), failed (given up).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.fetches_waiting = Gauge(
+            "recorder_fetches_waiting", "Recordings still to be fetched.", registry=self.registry
         )
         self.ready = Gauge(
             "recorder_ready", "Whether the service can accept durably.", registry=self.registry

@@ -31,6 +31,7 @@ class SubjectKind(StrEnum):
     UNLINKED = "unlinked"
     STAFF = "staff"
     CONTROLLER = "controller"
+    UPLOAD = "upload"  # an unfinished upload, until it is a recording
     REQUEST = "request"  # a data subject's request, which outlives the erasure of the customer
 
 
@@ -221,3 +222,11 @@ class BreachState(StrEnum):
     NOTIFIED = "notified"
     NOT_REQUIRED = "not_required"
     CLOSED = "closed"
+
+
+class WebhookState(StrEnum):
+    """Where a webhook message stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"

@@ -38,3 +38,6 @@ FETCH_ORDER: Final = "fetch.order"
 
 BREACH_RECORD: Final = "breach.record"
 """``breaches.sealed``: ``{facts, effects, measures, delay, reason}``, under the controller's subject."""
+
+WEBHOOK_ENDPOINT: Final = "webhook.endpoint"
+"""``webhook_endpoints.sealed``: ``{url, secrets}``, under the controller's subject."""

@@ -24,6 +24,7 @@ from recorder.catalogue.tables.disposition import (
 from recorder.catalogue.tables.drift import Finding, ScrubCursor
 from recorder.catalogue.tables.fetches import Fetch, FetchState, SourceSecret
 from recorder.catalogue.tables.jobs import Job
+from recorder.catalogue.tables.outgoing import WebhookEndpoint, WebhookMessage
 from recorder.catalogue.tables.parties import (
     BlindIndex,
     Choice,
@@ -59,6 +60,7 @@ from recorder.catalogue.tables.rights import (
     RequestPackage,
     RightsRequest,
 )
+from recorder.catalogue.tables.uploads import ResumableUpload, UploadKind, UploadPiece, UploadState
 
 __all__ = [
     "Account",
@@ -103,6 +105,7 @@ __all__ = [
     "RequestNotice",
     "RequestPackage",
     "Restriction",
+    "ResumableUpload",
     "RightsRequest",
     "RoleGrant",
     "ScheduleVersion",
@@ -112,5 +115,10 @@ __all__ = [
     "StoredObjectRow",
     "Subject",
     "Tombstone",
+    "UploadKind",
+    "UploadPiece",
+    "UploadState",
     "WebSession",
+    "WebhookEndpoint",
+    "WebhookMessage",
 ]

@@ -154,6 +154,83 @@ def upgrade() -> None:
             "ix_expected_recordings_open", ["controller_id", "outcome", "started_at"], unique=False
         )
 
+    op.create_table(
+        "resumable_uploads",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("controller_id", sa.Uuid(), nullable=False),
+        sa.Column("source_id", sa.Uuid(), nullable=False),
+        sa.Column("subject_id", sa.Uuid(), nullable=False),
+        sa.Column("identity", sa.LargeBinary(), nullable=True),
+        sa.Column(
+            "kind",
+            sa.Enum("whole", "partial", "final", name="uploadkind", native_enum=False, length=40),
+            nullable=False,
+        ),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "open",
+                "finishing",
+                "done",
+                "refused",
+                "ended",
+                name="uploadstate",
+                native_enum=False,
+                length=40,
+            ),
+            nullable=False,
+        ),
+        sa.Column("length", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("received", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("parts", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("holder", sa.String(length=120), nullable=True),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("recording_id", sa.Uuid(), nullable=True),
+        sa.Column("problem", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["controller_id"], ["controllers.id"], name=op.f("fk_resumable_uploads_controller_id_controllers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["recording_id"], ["recordings.id"], name=op.f("fk_resumable_uploads_recording_id_recordings")
+        ),
+        sa.ForeignKeyConstraint(
+            ["source_id"], ["sources.id"], name=op.f("fk_resumable_uploads_source_id_sources")
+        ),
+        sa.ForeignKeyConstraint(
+            ["subject_id"], ["subjects.id"], name=op.f("fk_resumable_uploads_subject_id_subjects")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_resumable_uploads")),
+    )
+    with op.batch_alter_table("resumable_uploads", schema=None) as batch_op:
+        batch_op.create_index("ix_resumable_uploads_identity", ["source_id", "identity"], unique=False)
+        batch_op.create_index("ix_resumable_uploads_source", ["source_id", "state"], unique=False)
+        batch_op.create_index("ix_resumable_uploads_state", ["state", "expires_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_resumable_uploads_subject_id"), ["subject_id"], unique=False)
+
+    op.create_table(
+        "upload_pieces",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("upload_id", sa.Uuid(), nullable=False),
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("key", sa.String(length=120), nullable=False),
+        sa.Column("version_id", sa.String(length=200), nullable=True),
+        sa.Column("wrapped_key", sa.LargeBinary(), nullable=True),
+        sa.Column("size", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sealed_size", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("header", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["upload_id"], ["resumable_uploads.id"], name=op.f("fk_upload_pieces_upload_id_resumable_uploads")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_upload_pieces")),
+        sa.UniqueConstraint("key", name=op.f("uq_upload_pieces_key")),
+        sa.UniqueConstraint("upload_id", "position", name=op.f("uq_upload_pieces_upload_id_position")),
+    )
     with op.batch_alter_table("requests", schema=None) as batch_op:
         batch_op.add_column(sa.Column("replied_at", sa.DateTime(timezone=True), nullable=True))
         batch_op.add_column(sa.Column("replied_by", sa.String(length=120), nullable=True))
@@ -167,6 +244,14 @@ def downgrade() -> None:
         batch_op.drop_column("replied_by")
         batch_op.drop_column("replied_at")
 
+    op.drop_table("upload_pieces")
+    with op.batch_alter_table("resumable_uploads", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_resumable_uploads_subject_id"))
+        batch_op.drop_index("ix_resumable_uploads_state")
+        batch_op.drop_index("ix_resumable_uploads_source")
+        batch_op.drop_index("ix_resumable_uploads_identity")
+
+    op.drop_table("resumable_uploads")
     with op.batch_alter_table("expected_recordings", schema=None) as batch_op:
         batch_op.drop_index("ix_expected_recordings_open")
 
