@@ -39,6 +39,15 @@ class Settings(BaseSettings):
     max_metadata_bytes: Annotated[int, Field(gt=0)] = 256 * 1024
     upload_idle_seconds: Annotated[float, Field(gt=0)] = 60.0
     concurrent_uploads: Annotated[int, Field(gt=0)] = 64
+    open_uploads_per_source: Annotated[int, Field(gt=0)] = Field(
+        500, description="resumable uploads that one source may have begun and not ended"
+    )
+    upload_expiry_hours: Annotated[float, Field(gt=0)] = Field(
+        24.0, description="a resumable upload ends after so long without a byte"
+    )
+    upload_piece_bytes: Annotated[int, Field(gt=0)] = Field(
+        4 * 1024**2, description="size of the sealed pieces in which an unfinished upload is kept"
+    )
     clock_skew_seconds: Annotated[int, Field(ge=0)] = 300
 
     session_hours: Annotated[float, Field(gt=0)] = 10.0
