@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from recorder.catalogue.database import Database
 from recorder.clock import Clock
+from recorder.ingest.resumable.active import Active
 from recorder.metrics import Metrics
 from recorder.playback.counting import ListenCounts
 from recorder.playback.memory import Memory
@@ -28,5 +29,6 @@ class Services:
     vault: Vault
     metrics: Metrics = field(default_factory=Metrics)
     uploads: Uploads = field(default_factory=Uploads)
+    resumable: Active = field(default_factory=Active)
     counts: ListenCounts = field(default_factory=ListenCounts)
     memory: Memory = field(default_factory=Memory)
