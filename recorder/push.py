@@ -43,8 +43,8 @@ from recorder.ingest.receipts import ReceiptInvalid, verify_receipt
 _CHUNK: Final = 256 * 1024
 _ANSWER_LIMIT: Final = 1024 * 1024
 _EXPECT_FROM: Final = 1024 * 1024  # larger bodies wait for "100 Continue": a refusal then costs nothing
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_TYPES: Final = {
+PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+CONTENT_TYPES: Final = {
     ".wav": "audio/wav",
     ".mp3": "audio/mpeg",
     ".ogg": "audio/ogg",
@@ -194,15 +194,15 @@ class Pusher:
                 status, headers, answer = await self._send(path, full, digest, size, key, progress)
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 problem: RecorderError = Unavailable(
-                    f"no answer from {self._server} ({_reason(error)})", dependency="service"
+                    f"no answer from {self._server} ({reason_of(error)})", dependency="service"
                 )
             else:
                 if status in {200, 201, 202}:
                     break
-                problem = _problem(status, answer)
-                if status not in _PASSING and not _in_flight(status, answer):
+                problem = problem_of(status, answer)
+                if status not in PASSING and not in_flight(status, answer):
                     raise problem
-                asked = _retry_after(headers, datetime.now(UTC))
+                asked = retry_after(headers, datetime.now(UTC))
             if attempt >= self._retry.attempts:
                 raise problem
             await self._sleep(self._retry.delay(attempt, asked, self._chance()))
@@ -232,7 +232,7 @@ class Pusher:
         assert self._session is not None, "use Pusher as an asynchronous context manager"  # noqa: S101
         file = await asyncio.to_thread(_Counted, path, progress or _ignore)
         try:
-            content_type = _TYPES.get(path.suffix.lower(), "application/octet-stream")
+            content_type = CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream")
             content_digest = f"sha-256=:{base64.b64encode(digest).decode()}:"  # RFC 9530
             headers = {"Idempotency-Key": f'"{key}"'}
             data: Any
@@ -262,7 +262,7 @@ class Pusher:
                 method, url, data=data, params=params, headers=headers, expect100=size >= _EXPECT_FROM
             ) as response:
                 raw = await response.content.read(_ANSWER_LIMIT)
-                return response.status, response.headers, _object(raw)
+                return response.status, response.headers, json_object(raw)
         finally:
             await asyncio.to_thread(file.close)
 
@@ -270,7 +270,7 @@ class Pusher:
         receipt = answer.get("receipt")
         if not isinstance(receipt, str):
             raise Corrupt("the service's answer has no receipt: keep the file and ask the operator")
-        kid = _key_id(receipt)
+        kid = key_id(receipt)
         if self._keys is None or kid not in self._keys:
             self._keys = await self._fetch_keys()
         check_receipt(receipt, self._keys, sha256=sha256, size=size, recording_id=answer.get("id"))
@@ -279,16 +279,16 @@ class Pusher:
         assert self._session is not None  # noqa: S101
         try:
             async with self._session.get(f"{self._server}/api/v1/keys") as response:
-                document = _object(await response.content.read(_ANSWER_LIMIT))
+                document = json_object(await response.content.read(_ANSWER_LIMIT))
                 status = response.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(
-                f"the recording is stored, but {self._server} did not give its keys ({_reason(error)}); "
+                f"the recording is stored, but {self._server} did not give its keys ({reason_of(error)}); "
                 "push again to have the receipt checked",
                 dependency="service",
             ) from None
         if status != 200:
-            raise _problem(status, document)
+            raise problem_of(status, document)
         return read_keys(document)
 
 
@@ -355,7 +355,8 @@ def _from_file(path: Path) -> dict[str, Any]:
     return {"external_id": path.stem, "started_at": ended.isoformat(timespec="seconds")}
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Read a JSON object; empty for anything else."""
     with suppress(ValueError):
         value = json.loads(raw)
         if isinstance(value, dict):
@@ -363,7 +364,8 @@ def _object(raw: bytes) -> dict[str, Any]:
     return {}
 
 
-def _key_id(receipt: str) -> str | None:
+def key_id(receipt: str) -> str | None:
+    """Name of the key that a receipt says it was signed with."""
     try:
         kid = jwt.get_unverified_header(receipt).get("kid")
     except jwt.PyJWTError:
@@ -371,7 +373,8 @@ def _key_id(receipt: str) -> str | None:
     return kid if isinstance(kid, str) else None
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why a connection failed, in words without an address."""
     # Messages of the HTTP client repeat the address; the system's word, or a type, is enough.
     number = getattr(error, "errno", None)
     if isinstance(number, int) and number > 0:
@@ -379,11 +382,12 @@ def _reason(error: BaseException) -> str:
     return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
 
 
-def _in_flight(status: int, answer: Mapping[str, Any]) -> bool:
+def in_flight(status: int, answer: Mapping[str, Any]) -> bool:
+    """Whether the service is still at work on an earlier try of this delivery."""
     return status == 409 and str(answer.get("type", "")).endswith("in-flight")
 
 
-def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     """Seconds that ``Retry-After`` asks for (RFC 9110 section 10.2.3): a number or a date."""
     value = headers.get("Retry-After")
     if value is None:
@@ -410,7 +414,7 @@ def _check_rehearsal(answer: Mapping[str, Any]) -> None:
             return
 
 
-def _problem(status: int, answer: Mapping[str, Any]) -> RecorderError:
+def problem_of(status: int, answer: Mapping[str, Any]) -> RecorderError:
     """Our error for an RFC 9457 problem of the service."""
     text = str(answer.get("detail") or answer.get("title") or f"the service answered {status}")
     fields = answer.get("errors")
@@ -428,6 +432,6 @@ def _problem(status: int, answer: Mapping[str, Any]) -> RecorderError:
         return Erased(text)
     if status == 413:
         return TooLarge(text)
-    if status in _PASSING or status >= 500:
+    if status in PASSING or status >= 500:
         return Unavailable(text, dependency="service")
     return InvalidInput(text)

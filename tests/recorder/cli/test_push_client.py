@@ -30,7 +30,7 @@ from recorder.errors import (
     Unavailable,
 )
 from recorder.ingest.receipts import Receipt, jwk, sign_receipt
-from recorder.push import Pusher, Retry, _retry_after
+from recorder.push import Pusher, Retry, retry_after
 from storage.keyrings.memory import MemoryKeyring
 
 AUDIO = b"RIFF" + bytes(range(256)) * 4096
@@ -285,10 +285,10 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 def test_retry_after_is_a_number_or_a_date() -> None:
     now = datetime(2026, 3, 5, 12, 0, tzinfo=UTC)
     later = format_datetime(datetime(2026, 3, 5, 12, 0, 9, tzinfo=UTC), usegmt=True)
-    assert _retry_after({"Retry-After": "12"}, now) == 12.0
-    assert _retry_after({"Retry-After": later}, now) == 9.0
-    assert _retry_after({"Retry-After": "soon"}, now) is None
-    assert _retry_after({}, now) is None
+    assert retry_after({"Retry-After": "12"}, now) == 12.0
+    assert retry_after({"Retry-After": later}, now) == 9.0
+    assert retry_after({"Retry-After": "soon"}, now) is None
+    assert retry_after({}, now) is None
 
 
 def test_the_wait_is_spread_and_bounded() -> None:
