@@ -18,11 +18,12 @@ from recorder.catalogue.tables import Job
 from recorder.disposition.redaction import destroy_original
 from recorder.disposition.sweeping import overdue
 from recorder.errors import Conflict, Erased
+from recorder.ingest.fetching import FETCH_JOB, Fetcher, tend
 from recorder.ingest.probe import check_media
 from recorder.jobs.chores import standard_chores
 from recorder.jobs.clockwork import Chore, Clockwork
 from recorder.jobs.findings import count_open
-from recorder.jobs.worker import GiveUp, Handler, Worker
+from recorder.jobs.worker import GiveUp, Handler, Limits, Worker
 from recorder.outgoing.delivering import dead_letters, deliver_due, forget_old
 from recorder.outgoing.following import follow_log
 from recorder.playback.ffmpeg import MediaError
@@ -42,6 +43,8 @@ class Background:
         self._services = services
         self._sequencer = Sequencer(services)
         self.worker = Worker(services, self._handlers())
+        # A worker of its own: a sender that drips must not hold up anything else.
+        self.fetcher = Worker(services, {FETCH_JOB: Fetcher(services).run}, limits=Limits(concurrency=4))
         chores = standard_chores(
             services,
             sequence_log=self._sequencer.run_once,
@@ -52,6 +55,7 @@ class Background:
             Chore("gauges", timedelta(seconds=15), self._gauges),
             Chore("request-reminders", timedelta(minutes=15), lambda: remind(services)),
             Chore("packages", timedelta(minutes=5), lambda: expire(services)),
+            Chore("fetches", timedelta(minutes=1), lambda: tend(services)),
             Chore("webhook-events", timedelta(seconds=1), lambda: follow_log(services)),
             Chore("webhooks", timedelta(seconds=1), lambda: deliver_due(services, chance=random.random)),
             Chore("webhooks-past", timedelta(hours=1), lambda: forget_old(services)),
@@ -62,13 +66,15 @@ class Background:
     async def running(self) -> AsyncIterator[None]:
         """Work inside; on leaving, what is in hand goes back to the queue."""
         async with self._clockwork.running():
-            task = asyncio.create_task(self.worker.run())
+            tasks = [asyncio.create_task(worker.run()) for worker in (self.worker, self.fetcher)]
             try:
                 yield
             finally:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                # The far end of a download that was cut off is discarding what had come.
+                await self._services.uploads.drain()
         with contextlib.suppress(Exception):
             # Best effort: whoever starts next sequences what is left.
             await self._sequencer.run_once()

@@ -108,6 +108,15 @@ class Metrics:
         self.fetches_waiting = Gauge(
             "recorder_fetches_waiting", "Recordings still to be fetched.", registry=self.registry
         )
+        self.fetches = Counter(
+            "recorder_fetches_total",
+            "Recordings fetched from their senders: done, again (will be tried again), failed (given up).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.fetches_waiting = Gauge(
+            "recorder_fetches_waiting", "Recordings still to be fetched.", registry=self.registry
+        )
         self.ready = Gauge(
             "recorder_ready", "Whether the service can accept durably.", registry=self.registry
         )

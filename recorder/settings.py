@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     )
     transfer_exception_until: AwareDatetime | None = Field(None, description="when that safeguard ends")
     trusted_proxies: tuple[str, ...] = ()
+    fetch_hours: Annotated[float, Field(gt=0)] = Field(
+        72.0, description="for how long a recording that is to be fetched is tried for"
+    )
+    fetch_seconds: Annotated[float, Field(gt=0)] = Field(3600.0, description="longest single download")
+    fetch_private_hosts: tuple[str, ...] = Field(
+        (), description="hosts on one's own network: recordings are fetched there by plain http too"
+    )
     log_level: str = "INFO"
     shutdown_seconds: Annotated[float, Field(gt=0)] = 30.0
 

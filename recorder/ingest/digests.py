@@ -125,6 +125,12 @@ class DigestCheck:
             if value is not None:
                 for algorithm, digest in parse_digests(value, header=header).items():
                     check.announced.append((header, algorithm, digest))
+        return cls.expecting(check.announced)
+
+    @classmethod
+    def expecting(cls, announced: Iterable[tuple[str, str, bytes]]) -> DigestCheck:
+        """Expect digests that are known already, as (where from, ``sha-256`` or ``sha-512``, digest)."""
+        check = cls(announced=list(announced))
         for _, algorithm, _ in check.announced:
             check._hashers.setdefault(algorithm, hashlib.new(algorithm.replace("-", "")))
         return check
