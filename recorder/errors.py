@@ -75,6 +75,30 @@ class Erased(RecorderError):
         self.certificate_id = certificate_id
 
 
+class Gone(RecorderError):
+    """What was here has ended for good, without an erasure: an upload that expired or was given up (410)."""
+
+
+class Busy(RecorderError):
+    """Another request is at work on the same thing (423).
+
+    Attributes:
+        retry_after: seconds to wait.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 2) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnsupportedVersion(RecorderError):
+    """The request speaks a version of the upload protocol that is not spoken here (412)."""
+
+
+class ChecksumMismatch(RecorderError):
+    """The bytes of a request are not those that its checksum is of; they were dropped (460, tus 1.0.0)."""
+
+
 class TooLarge(RecorderError):
     """A body is over the source's limit (413)."""
 

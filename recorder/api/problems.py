@@ -32,14 +32,18 @@ KINDS: dict[type[Exception], ProblemKind] = {
     errors.NotFound: ProblemKind(404, "not-found", "There is no such thing here"),
     errors.Conflict: ProblemKind(409, "conflict", "It contradicts what is stored"),
     errors.Erased: ProblemKind(410, "erased", "This was erased"),
+    errors.Gone: ProblemKind(410, "gone", "This has ended"),
+    errors.UnsupportedVersion: ProblemKind(412, "unsupported-version", "Another version is spoken here"),
     errors.TooLarge: ProblemKind(413, "too-large", "The body is too large"),
     errors.UnsupportedMediaType: ProblemKind(415, "unsupported-media-type", "This kind of body is not taken"),
     errors.RangeNotSatisfiable: ProblemKind(
         416, "range-not-satisfiable", "That range is not in the recording"
     ),
     errors.InvalidInput: ProblemKind(422, "invalid-input", "Some of the input is not acceptable"),
+    errors.Busy: ProblemKind(423, "busy", "Another request is at work on this"),
     errors.Locked: ProblemKind(429, "locked", "Too many failed sign-ins"),
     errors.TooMany: ProblemKind(429, "too-many", "Too much at once"),
+    errors.ChecksumMismatch: ProblemKind(460, "checksum-mismatch", "The bytes are not the announced ones"),
     errors.Corrupt: ProblemKind(502, "corrupt-object", "The stored bytes are not what was written"),
     errors.Unavailable: ProblemKind(503, "unavailable", "A part of the service is away"),
 }
@@ -100,7 +104,7 @@ def problem_response(error: errors.RecorderError, request_id: str) -> web.Respon
     if kind is None:
         return internal_problem(request_id)  # its text is the operator's, not the caller's
     headers: dict[str, str] = {}
-    if isinstance(error, errors.Unavailable | errors.Locked | errors.TooMany):
+    if isinstance(error, errors.Unavailable | errors.Locked | errors.TooMany | errors.Busy):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="recorder"'
