@@ -15,6 +15,7 @@ __all__ = [
     "Misuse",
     "ObjectLocked",
     "ObjectMissing",
+    "SpoolFull",
     "StorageError",
     "StoreRefused",
     "StoreUnavailable",
@@ -73,6 +74,10 @@ class StoreUnavailable(StorageError):
 
 class StoreRefused(StorageError):
     """The object store answered and said no: credentials, policy or configuration need a person."""
+
+
+class SpoolFull(StorageError):
+    """The local spool has no room for another delivery, by its quota or on its disk."""
 
 
 class ObjectLocked(StorageError):

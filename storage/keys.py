@@ -34,6 +34,7 @@ __all__ = [
     "SigningKeyName",
     "SubjectKeyRef",
     "blind_index",
+    "epoch_under_controller",
     "new_data_key",
     "new_subject_key",
     "open_field",
@@ -300,11 +301,21 @@ def open_under_controller(keyring: Keyring, controller_id: str, label: str, seal
         KeyDestroyed: The epoch was destroyed.
         TamperedObject: The value was altered or belongs elsewhere.
     """
-    if len(sealed) < _EPOCH.size or sealed[0] != _UNDER_CONTROLLER_VERSION:
-        raise TamperedObject("a value sealed under the controller is malformed or of an unknown version")
-    _, epoch = _EPOCH.unpack_from(sealed)
+    epoch = epoch_under_controller(sealed)
     aad = bind("tallenne.controller.sealed", controller_id, label)
     return keyring.unwrap(controller_id, epoch, sealed[_EPOCH.size :], aad)
+
+
+def epoch_under_controller(sealed: bytes) -> int:
+    """Return the epoch that a value of `seal_under_controller` hangs on; needs no key.
+
+    Raises:
+        TamperedObject: The value is malformed.
+    """
+    if len(sealed) < _EPOCH.size or sealed[0] != _UNDER_CONTROLLER_VERSION:
+        raise TamperedObject("a value sealed under the controller is malformed or of an unknown version")
+    epoch: int = _EPOCH.unpack_from(sealed)[1]
+    return epoch
 
 
 def blind_index(keyring: Keyring, controller_id: str, kind: str, value: str) -> bytes:
