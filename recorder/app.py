@@ -28,6 +28,7 @@ from recorder.api import (
     reports,
     requests,
     schedules,
+    senders,
     source_secrets,
     sources,
     system,
@@ -55,6 +56,7 @@ log = logging.getLogger("recorder.service")
 ROUTES: tuple[Route, ...] = (
     *system.ROUTES,
     *ingest.ROUTES,
+    *senders.ROUTES,
     *recordings.ROUTES,
     *redactions.ROUTES,
     *playback.ROUTES,

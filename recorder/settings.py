@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
@@ -70,7 +71,9 @@ class Settings(BaseSettings):
         None, description="the safeguard that lets store or keys be outside the EU and the EEA"
     )
     transfer_exception_until: AwareDatetime | None = Field(None, description="when that safeguard ends")
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="networks (CIDR) of proxies whose X-Forwarded-For and -Proto are believed"
+    )
     fetch_hours: Annotated[float, Field(gt=0)] = Field(
         72.0, description="for how long a recording that is to be fetched is tried for"
     )
@@ -88,6 +91,11 @@ class Settings(BaseSettings):
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("give host:port, for example 127.0.0.1:8080")
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_network(network, strict=False)) for network in value)
 
     @classmethod
     def settings_customise_sources(

@@ -34,6 +34,7 @@ class Principal:
         controller_id: the controller a request means when it names none.
         agent_code: the agent code that maps to this account, for the ``own`` scope.
         source_id: the source a telephony token belongs to.
+        networks: where that source pushes from (CIDR); empty for anywhere.
     """
 
     kind: PrincipalKind
@@ -43,6 +44,7 @@ class Principal:
     agent_code: str | None = None
     source_id: uuid.UUID | None = None
     language: str = "en"
+    networks: tuple[str, ...] = ()
 
     @property
     def actor(self) -> str:

@@ -291,6 +291,7 @@ def token_columns() -> tuple[sa.ColumnElement[Any], ...]:
         ApiToken.revoked_at.label("token_revoked"),
         ApiToken.last_used_at.label("token_used"),
         Source.enabled.label("token_source_enabled"),
+        Source.settings.label("token_source_settings"),
         Account.disabled_at.label("token_owner_left"),
     )
 
@@ -328,6 +329,7 @@ def token_principal(row: Any, claim: TokenClaim, now: datetime) -> Principal | N
         grants=(Grant(row.token_role, row.token_controller, row.token_scope, frozenset(values)),),
         agent_code=values[0] if own else None,
         source_id=row.token_source,
+        networks=tuple((row.token_source_settings or {}).get("allow", ())),
     )
 
 

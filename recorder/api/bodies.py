@@ -52,10 +52,7 @@ async def read_push(request: web.Request, *, metadata_limit: int, idle: float) -
     if not request.content_type.startswith("multipart/"):
         raise UnsupportedMediaType("send multipart/form-data with the parts metadata and audio")
     refuse_encoding(request.headers)
-    try:
-        reader = await request.multipart()
-    except (ValueError, AssertionError):
-        raise MalformedInput("the multipart body cannot be read") from None
+    reader = await _multipart(request)
     first = await _next(reader, idle)
     if first is None or first.name != "metadata":
         raise _missing("metadata", "send the part metadata (JSON) first")
@@ -71,10 +68,7 @@ async def read_push(request: web.Request, *, metadata_limit: int, idle: float) -
 
 
 def _audio(reader: MultipartReader, part: BodyPartReader, idle: float) -> Part:
-    # RFC 7578 deprecates a part's Content-Length and aiohttp does not read by it; where it is given it
-    # spares a store the multipart upload, so it is believed and checked.
-    length = part.headers.get(hdrs.CONTENT_LENGTH, "")
-    size = int(length) if length.isdecimal() and len(length) < 16 else None
+    size = _announced(part)
     return Part(
         headers=part.headers,
         file_name=part.filename,
@@ -84,9 +78,71 @@ def _audio(reader: MultipartReader, part: BodyPartReader, idle: float) -> Part:
     )
 
 
-async def _to_the_end(
-    reader: MultipartReader, part: BodyPartReader, size: int | None, idle: float
-) -> AsyncIterator[bytes]:
+class PartReader:
+    """The parts of a multipart body, one after another, whatever their names and order."""
+
+    def __init__(self, reader: MultipartReader, idle: float) -> None:
+        self._reader, self._idle = reader, idle
+
+    @classmethod
+    async def open(cls, request: web.Request, *, idle: float) -> PartReader:
+        """Begin to read a multipart request.
+
+        Raises:
+            MalformedInput: it has no boundary that can be read.
+        """
+        return cls(await _multipart(request), idle)
+
+    async def next(self) -> BodyPartReader | None:
+        """The next part; None at the closing boundary.
+
+        Raises:
+            MalformedInput: the body broke off or stalled, or its parts cannot be read.
+            UnsupportedMediaType: the part is encoded.
+        """
+        return await _next(self._reader, self._idle)
+
+    async def content(self, part: BodyPartReader, limit: int) -> bytes:
+        """All of a small part.
+
+        Raises:
+            TooLarge: it is over the limit.
+            MalformedInput: it broke off or stalled.
+        """
+        raw = bytearray()
+        async for chunk in _chunks(part, self._idle):
+            raw += chunk
+            if len(raw) > limit:
+                raise TooLarge("what surrounds the audio is over the limit of metadata")
+        return bytes(raw)
+
+    def audio(self, part: BodyPartReader) -> Part:
+        """A part as audio. Only the part after it, or the closing boundary, proves that it is whole."""
+        size = _announced(part)
+        return Part(
+            headers=part.headers,
+            file_name=part.filename,
+            content_type=part.headers.get(hdrs.CONTENT_TYPE),
+            size=size,
+            chunks=_counted(part, size, self._idle),
+        )
+
+
+async def _multipart(request: web.Request) -> MultipartReader:
+    try:
+        return await request.multipart()
+    except (ValueError, AssertionError):
+        raise MalformedInput("the multipart body cannot be read") from None
+
+
+def _announced(part: BodyPartReader) -> int | None:
+    # RFC 7578 deprecates a part's Content-Length and aiohttp does not read by it; where it is given it
+    # spares a store the multipart upload, so it is believed and checked.
+    length = part.headers.get(hdrs.CONTENT_LENGTH, "")
+    return int(length) if length.isdecimal() and len(length) < 16 else None
+
+
+async def _counted(part: BodyPartReader, size: int | None, idle: float) -> AsyncIterator[bytes]:
     seen = 0
     async for chunk in _chunks(part, idle):
         seen += len(chunk)
@@ -95,6 +151,13 @@ async def _to_the_end(
         yield chunk
     if size is not None and seen != size:
         raise _broken()
+
+
+async def _to_the_end(
+    reader: MultipartReader, part: BodyPartReader, size: int | None, idle: float
+) -> AsyncIterator[bytes]:
+    async for chunk in _counted(part, size, idle):
+        yield chunk
     # The closing boundary proves that the part is whole.
     if await _next(reader, idle) is not None:
         raise InvalidInput(

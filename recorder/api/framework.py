@@ -100,6 +100,7 @@ class Route:
         status: status of success.
         other: further successful statuses, with what they mean.
         auth: ``required``: deny without a principal; ``public``: the handler does without.
+        security: names of the document's security schemes, any of which will do.
         raises: errors this operation documents beside the ones every operation has.
         raw: the body or the answer is a stream; ``request_types``/``answer_types`` name its media types.
         head: GET also answers HEAD by the same handler.
@@ -116,6 +117,7 @@ class Route:
     status: int = 200
     other: Mapping[int, str] = field(default_factory=dict)
     auth: Literal["required", "public"] = "required"
+    security: tuple[str, ...] = ("bearer", "session")
     raises: tuple[type[Exception], ...] = ()
     raw: bool = False
     head: bool = False

@@ -1,4 +1,4 @@
-"""Pushing recordings: multipart on the API, raw bodies for telephony systems; receipts; the quarantine."""
+"""Pushing recordings on the API, their receipts; the quarantine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from recorder.api.bodies import digest_fields, raw_body, read_push, refuse_encoding, sent_at
+from recorder.api.bodies import digest_fields, read_push, sent_at
 from recorder.api.framework import ApiCall, Route, json_response
 from recorder.catalogue.enums import RecordingState
 from recorder.errors import (
@@ -24,13 +24,11 @@ from recorder.errors import (
 )
 from recorder.ingest import quarantine
 from recorder.ingest.digests import DigestCheck
-from recorder.ingest.metadata import metadata_from_query, parse_metadata
+from recorder.ingest.metadata import parse_metadata
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
 from recorder.ingest.sniff import extension_of
 from recorder.playback.finding import controller_of
-
-_STATUS = {OutcomeKind.CREATED: 201, OutcomeKind.REPEATED: 200}
 
 
 class PushQuery(BaseModel):
@@ -84,6 +82,9 @@ class PushAnswer(BaseModel):
     would: Literal["created", "repeated", "conflict", "erased"] | None = Field(
         None, description="in a dry run: what the push would come to"
     )
+    others: list[PushAnswer] = Field(
+        default=[], description="further recordings that came in the same body, in their order"
+    )
 
 
 class ReceiptAnswer(BaseModel):
@@ -113,7 +114,8 @@ async def push(call: ApiCall) -> web.StreamResponse:
     intake = Intake(call.services)
     step = intake.rehearse if call.query.dry_run else intake.accept
     outcome = await step(asked, part.chunks, principal=call.principal, request_id=call.request_id)
-    return _answer(outcome, dry_run=call.query.dry_run)
+    body = push_answer(outcome, dry_run=call.query.dry_run)
+    return push_response(body, created=outcome.kind is OutcomeKind.CREATED)
 
 
 def _storable(file_name: str) -> str:
@@ -121,41 +123,9 @@ def _storable(file_name: str) -> str:
     return file_name.replace("\x00", "").encode(errors="replace").decode()[:256]
 
 
-async def put_raw(call: ApiCall) -> web.StreamResponse:
-    """Take a raw body; whatever the query string says of it is metadata."""
-    settings, request = call.services.settings, call.request
-    refuse_encoding(request.headers)
-    external_id, extension = extension_of(call.path["external_id"])
-    pairs = [(name, value) for name, value in request.query.items() if name != "dry_run"]
-    dry_run = request.query.get("dry_run", "").lower() in ("1", "true", "yes")
-    metadata, reasons, unparsed = metadata_from_query(external_id, pairs, now=call.services.clock.now())
-    asked = IngestRequest(
-        metadata=metadata,
-        strict=False,
-        reasons=reasons,
-        estimated=("started_at",) if "started-at-estimated" in reasons else (),
-        unparsed=unparsed,
-        extension=extension,
-        content_type=request.headers.get("Content-Type", request.headers.get("content_type")),
-        size=request.content_length,
-        digests=DigestCheck.from_fields(digest_fields(request.headers)),
-        idempotency_key=request.headers.get("Idempotency-Key"),
-        sent_at=sent_at(request.headers),
-    )
-    intake = Intake(call.services)
-    step = intake.rehearse if dry_run else intake.accept
-    outcome = await step(
-        asked,
-        raw_body(request, idle=settings.upload_idle_seconds),
-        principal=call.principal,
-        request_id=call.request_id,
-        source=call.path["source"],
-    )
-    return _answer(outcome, dry_run=dry_run)
-
-
-def _answer(outcome: Outcome, *, dry_run: bool) -> web.Response:
-    body = PushAnswer(
+def push_answer(outcome: Outcome, *, dry_run: bool) -> PushAnswer:
+    """An outcome as it is answered."""
+    return PushAnswer(
         id=outcome.recording_id,
         call_id=outcome.call_id,
         state=outcome.state,
@@ -170,10 +140,14 @@ def _answer(outcome: Outcome, *, dry_run: bool) -> web.Response:
         dry_run=dry_run,
         would=outcome.kind.value if dry_run else None,
     )
-    if dry_run:
+
+
+def push_response(body: PushAnswer, *, created: bool) -> web.Response:
+    """The HTTP answer to a push."""
+    if body.dry_run:
         return json_response(body)
-    location = {"Location": f"/api/v1/recordings/{outcome.recording_id}"}
-    return json_response(body, _STATUS[outcome.kind], location)
+    location = {"Location": f"/api/v1/recordings/{body.id}"}
+    return json_response(body, 201 if created else 200, location)
 
 
 async def receipt(call: ApiCall) -> ReceiptAnswer:
@@ -257,7 +231,7 @@ async def decide_quarantine(call: ApiCall) -> QuarantineDecided:
     return QuarantineDecided(id=recording_id, state=state)
 
 
-_PUSH_ERRORS = (
+PUSH_ERRORS = (
     InvalidInput,
     MalformedInput,
     TooLarge,
@@ -278,22 +252,9 @@ ROUTES: tuple[Route, ...] = (
         answer=PushAnswer,
         status=201,
         other={200: "The same bytes again, or a dry run"},
-        raises=_PUSH_ERRORS,
+        raises=PUSH_ERRORS,
         raw=True,
         request_types=("multipart/form-data",),
-    ),
-    Route(
-        "PUT",
-        "/ingest/{source}/{external_id}",
-        put_raw,
-        "Push a recording as a raw body, its metadata in the query string",
-        "ingest",
-        answer=PushAnswer,
-        status=201,
-        other={200: "The same bytes again, or a dry run"},
-        raises=_PUSH_ERRORS,
-        raw=True,
-        request_types=("application/octet-stream", "audio/*"),
     ),
     Route(
         "GET",

@@ -15,13 +15,18 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from recorder.access import sessions, tokens
+from recorder.access.principals import Principal
+from recorder.api.addresses import peer_address, sender_token
 from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES, STREAMING
 from recorder.api.playback import AUDIO_PATH, continued
 from recorder.api.problems import http_problem, internal_problem, problem_response, translate
 from recorder.api.system import DRAINING, HEALTH
 from recorder.errors import Forbidden, Unavailable
+from recorder.ingest.senders import allowed
 
 SESSION_COOKIE: Final = "recorder_session"
+SENDERS: Final = "/ingest/"
+"""Where telephony systems push; their credentials come in more ways than one."""
 CSRF_HEADER: Final = "X-CSRF-Token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # Only what looks random is taken over into logs: sixteen digits could be a card's, dashes make a telephone's.
@@ -125,7 +130,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             log.warning("refused by a dependency", extra={"request_id": request_id}, exc_info=error)
         if request.get(STREAMING):
             raise  # headers are out: only a broken connection tells the client
-        return internal_problem(request_id) if known is None else problem_response(known, request_id)
+        response = internal_problem(request_id) if known is None else problem_response(known, request_id)
+        if response.status == 401 and route_name(request).startswith(SENDERS):
+            # Senders on libcurl show a password only when they are asked for one (RFC 7617).
+            response.headers.add(hdrs.WWW_AUTHENTICATE, 'Basic realm="recorder", charset="UTF-8"')
+        return response
 
 
 @web.middleware
@@ -145,7 +154,12 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
                 return await handler(request)
             finally:
                 await next_range.fetch.aclose()
-    if bearer:
+    if route_name(request).startswith(SENDERS):
+        # Machines that often cannot set a header; a browser's session never pushes.
+        token = sender_token(request)
+        if token is not None:
+            request[PRINCIPAL] = await tokens.authenticate_token(services, token)
+    elif bearer:
         request[PRINCIPAL] = await tokens.authenticate_bearer(services, authorization)
     elif cookie is not None:
         found = await sessions.authenticate_session(services, cookie)
@@ -156,7 +170,21 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
                 # Pages post forms; those carry the token in a field, which the page handler checks.
                 if not request.path.startswith("/app/"):
                     check_csrf(request, request.headers.get(CSRF_HEADER, ""))
+    _check_network(request, request[PRINCIPAL])
     return await handler(request)
+
+
+def _check_network(request: web.Request, principal: Principal | None) -> None:
+    """Refuse a source's token from elsewhere than the source.
+
+    Raises:
+        Forbidden: the source has a list of networks, and the request comes from none of them.
+    """
+    if principal is None or not principal.networks:
+        return
+    trusted = request.app[SERVICES].settings.trusted_proxies
+    if not allowed(principal.networks, peer_address(request, trusted)):
+        raise Forbidden("this source does not push from this address", reason="address")
 
 
 def check_same_site(request: web.Request) -> None:

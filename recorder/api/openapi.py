@@ -61,6 +61,7 @@ def build(routes: tuple[Route, ...], *, version: str) -> dict[str, Any]:
             "schemas": {**definitions.get("$defs", {}), "Problem": _PROBLEM},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
+                "basic": {"type": "http", "scheme": "basic", "description": "the token as the password"},
                 "session": {"type": "apiKey", "in": "cookie", "name": "recorder_session"},
             },
         },
@@ -91,7 +92,7 @@ def _operation(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
         "tags": [route.tag],
         "parameters": _parameters(route),
         "responses": _responses(route, refs),
-        "security": [{"bearer": []}, {"session": []}] if route.auth == "required" else [],
+        "security": [{n: []} for n in route.security] if route.auth == "required" else [],
     }
     if route.body is not None:
         operation["requestBody"] = {

@@ -14,7 +14,7 @@ from recorder.access.tokens import DEFAULT_OVERLAP, IssuedToken
 from recorder.api.framework import ApiCall, Route, no_content
 from recorder.catalogue.enums import LawfulBasis
 from recorder.catalogue.tables import Source
-from recorder.errors import Conflict, NotFound
+from recorder.errors import Conflict, InvalidInput, NotFound
 from recorder.ingest import sources
 from recorder.ingest.sources import NewSource, SourceChange
 from recorder.playback.finding import controller_of
@@ -37,6 +37,7 @@ class SourceItem(BaseModel):
     default_lawful_basis: LawfulBasis | None
     default_media: dict[str, Any] | None
     max_bytes: int | None
+    settings: dict[str, Any]
     enabled: bool
     created_at: datetime
 
@@ -175,7 +176,7 @@ ROUTES: tuple[Route, ...] = (
         body=NewSource,
         answer=SourceItem,
         status=201,
-        raises=(Conflict,),
+        raises=(Conflict, InvalidInput),
     ),
     Route(
         "GET",
@@ -190,11 +191,11 @@ ROUTES: tuple[Route, ...] = (
         "PATCH",
         "/api/v1/sources/{id}",
         change_source,
-        "Change a source's defaults, limit or switch",
+        "Change a source's defaults, limit, settings or switch",
         "sources",
         body=SourceChange,
         answer=SourceItem,
-        raises=(NotFound,),
+        raises=(NotFound, InvalidInput),
     ),
     Route(
         "POST",

@@ -35,11 +35,13 @@ def source() -> None:
 
 @source.command()
 @click.argument("name")
-@click.option("--kind", default="generic", show_default=True, help="How it pushes.")
+@click.option("--kind", default="generic", show_default=True,
+              help="How it pushes; `recorder source kinds` lists them.")  # fmt: skip
 @click.option("--lawful-basis", type=click.Choice([b.value for b in LawfulBasis]),
               help="Of recordings that name none; without it, each must.")  # fmt: skip
 @click.option("--media", metavar="JSON", help='Of headerless audio: {"codec": "g722", "sample_rate": 16000}.')
 @click.option("--max-bytes", type=click.IntRange(1), help="Largest recording it may push.")
+@click.option("--settings", metavar="JSON", help='Of its kind: {"allow": ["10.0.0.0/8"]}.')
 @controller_option
 @json_option
 def add(
@@ -48,6 +50,7 @@ def add(
     lawful_basis: str | None,
     media: str | None,
     max_bytes: int | None,
+    settings: str | None,
     controller: str | None,
     as_json: bool,
 ) -> None:
@@ -57,8 +60,9 @@ def add(
             "name": name,
             "kind": kind,
             "default_lawful_basis": lawful_basis,
-            "default_media": _media(media),
+            "default_media": _object("--media", media),
             "max_bytes": max_bytes,
+            "settings": _object("--settings", settings),
         }
     )
 
@@ -121,6 +125,40 @@ def disable(name: str, enable: bool) -> None:
     click.echo(f"{name} is {'on' if enable else 'off'}")
 
 
+@source.command("set")
+@click.argument("name")
+@click.argument("settings", metavar="JSON")
+def set_settings(name: str, settings: str) -> None:
+    """Set a source's settings, all of them at once: '{"allow": ["10.0.0.0/8"]}'."""
+    given = _object("the settings", settings)
+
+    async def work() -> dict[str, Any]:
+        from recorder.ingest.sources import SourceChange, change_source
+
+        async with opened() as services:
+            async with services.database.snapshot() as session:
+                found = await find_source(session, name)
+            row = await change_source(services, principal(), found.id, SourceChange(settings=given))
+            return row.settings
+
+    show_json(run(work()))
+
+
+@source.command()
+@json_option
+def kinds(as_json: bool) -> None:
+    """List the kinds of sources, and what may be set of each."""
+    from recorder.ingest.adapters.registry import KINDS, settings_of
+
+    fields = {kind: settings_of(kind).model_fields for kind in KINDS}
+    if as_json:
+        show_json({kind: {n: f.description for n, f in of.items()} for kind, of in fields.items()})
+        return
+    show_table(
+        "Kinds of sources", ("kind", "settings"), [[kind, ", ".join(of)] for kind, of in fields.items()]
+    )
+
+
 @source.command("list")
 @controller_option
 @json_option
@@ -141,6 +179,7 @@ def list_sources(controller: str | None, as_json: bool) -> None:
                     "lawful_basis": row.default_lawful_basis,
                     "media": row.default_media,
                     "max_bytes": row.max_bytes,
+                    "settings": row.settings,
                     "id": str(row.id),
                 }
                 for row in await rows_of(services, principal(), owner.id)
@@ -182,13 +221,13 @@ def _new_source(values: dict[str, Any]) -> NewSource:
         raise Usage("; ".join(f"{f.path[1:]}: {f.message}" for f in field_errors(error))) from None
 
 
-def _media(text: str | None) -> dict[str, Any] | None:
+def _object(option: str, text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
         value = json.loads(text)
     except ValueError:
-        raise Usage("--media is not JSON") from None
+        raise Usage(f"{option}: not JSON") from None
     if not isinstance(value, dict):
-        raise Usage("--media wants a JSON object")
+        raise Usage(f"{option}: give a JSON object")
     return value

@@ -340,7 +340,7 @@ def metadata_from_query(
             extra[name[:64]] = value
     if extra and isinstance(document.setdefault("extra", {}), dict):
         document["extra"] = {**extra, **document["extra"]}
-    found = _best_of(document, unparsed, now)
+    found = lenient_metadata(document, unparsed, now)
     _refuse_lost_card_spans(pairs, found[0])
     return found
 
@@ -382,9 +382,22 @@ def _merge_json(
         document[name] = parsed
 
 
-def _best_of(
+def lenient_metadata(
     document: dict[str, Any], unparsed: dict[str, Any], now: datetime
 ) -> tuple[RecordingMetadata, tuple[str, ...], dict[str, Any]]:
+    """Make the best of a metadata document: what is wrong moves to ``unparsed`` and becomes a reason.
+
+    Args:
+        document: as `RecordingMetadata` reads it; changed on the way.
+        unparsed: what could not be used already; added to.
+        now: stands in for a ``started_at`` that is missing or unreadable.
+
+    Returns:
+        As `metadata_from_query`.
+
+    Raises:
+        InvalidInput: the external id itself cannot be used.
+    """
     reasons = [f"metadata-invalid:{name}" for name in unparsed]
     estimated = "started_at" not in document
     if estimated:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from recorder.access.guard import permit
 from recorder.access.policy import Action
@@ -17,12 +17,12 @@ from recorder.catalogue.enums import LawfulBasis
 from recorder.catalogue.locks import lock_values
 from recorder.catalogue.tables import Source
 from recorder.errors import Conflict, FieldError, InvalidInput, NotFound
-from recorder.ingest.metadata import MediaHint
+from recorder.ingest.adapters.registry import GENERIC, KINDS, settings_of
+from recorder.ingest.metadata import MediaHint, field_errors
 from recorder.services import Services
 
 RESERVED: Final = frozenset({"t"})
 """Names that are paths of their own below /ingest."""
-GENERIC: Final = "generic"
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Kind = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -39,13 +39,16 @@ class SourceChange(BaseModel):
         None, description="largest recording; default the service's limit"
     )
     enabled: bool = True
+    settings: dict[str, JsonValue] | None = Field(
+        None, description="of its kind, such as allow: networks (CIDR) it pushes from; replaced as a whole"
+    )
 
 
 class NewSource(SourceChange):
     """A source to be made."""
 
     name: Name = Field(description="stands in URLs; a system's name, never a person's")
-    kind: Kind = GENERIC
+    kind: Kind = Field(GENERIC, description=f"how it pushes: {', '.join(KINDS)}")
 
 
 async def create_source(
@@ -61,13 +64,16 @@ async def create_source(
     Raises:
         Forbidden: the caller does not manage sources.
         Conflict: the name is taken.
-        InvalidInput: the name is reserved.
+        InvalidInput: the name is reserved, the kind unknown, or a setting is none of the kind's.
     """
     await permit(
         services, principal, Action.MANAGE_SOURCES, controller_id=controller_id, request_id=request_id
     )
     if given.name in RESERVED:
         field = FieldError("/name", "is reserved; choose another")
+        raise InvalidInput(f"{field.path}: {field.message}", fields=[field])
+    if given.kind not in KINDS:
+        field = FieldError("/kind", f"is none of {', '.join(KINDS)}")
         raise InvalidInput(f"{field.path}: {field.message}", fields=[field])
     now = services.clock.now()
     row = Source(
@@ -78,7 +84,7 @@ async def create_source(
         default_lawful_basis=given.default_lawful_basis,
         default_media=_media(given.default_media),
         max_bytes=given.max_bytes,
-        settings={},
+        settings=_settings(given.kind, given.settings),
         enabled=given.enabled,
         created_at=now,
     )
@@ -108,13 +114,13 @@ async def change_source(
     Raises:
         Forbidden: the caller does not manage sources.
         NotFound: there is no such source.
+        InvalidInput: a setting is none of its kind's.
     """
     await find_source(services, principal, source_id, request_id=request_id)
     async with services.database.transaction() as session:
         row = await session.get_one(Source, source_id, with_for_update=True)
         for name in given.model_fields_set:
-            value = _media(given.default_media) if name == "default_media" else getattr(given, name)
-            setattr(row, name, value)
+            setattr(row, name, _column(row.kind, given, name))
         event = _event("source.changed", principal, row, sorted(given.model_fields_set), request_id)
         record(session, event, now=services.clock.now())
     return row
@@ -159,6 +165,30 @@ async def list_sources(
     async with services.database.snapshot() as session:
         query = sa.select(Source).where(Source.controller_id == controller_id).order_by(Source.name)
         return (await session.scalars(query)).all()
+
+
+def _column(kind: str, given: SourceChange, name: str) -> Any:
+    match name:
+        case "default_media":
+            return _media(given.default_media)
+        case "settings":
+            return _settings(kind, given.settings)
+        case _:
+            return getattr(given, name)
+
+
+def _settings(kind: str, given: dict[str, JsonValue] | None) -> dict[str, Any]:
+    """Settings as kept.
+
+    Raises:
+        InvalidInput: naming each setting that is not of the kind, or wrong.
+    """
+    try:
+        return settings_of(kind).model_validate(given or {}).document()
+    except ValidationError as error:
+        fields = [FieldError(f"/settings{f.path}", f.message) for f in field_errors(error)]
+        listing = "; ".join(f"{f.path}: {f.message}" for f in fields[:5])
+        raise InvalidInput(f"the settings cannot be used: {listing}", fields=fields) from None
 
 
 def _media(hint: MediaHint | None) -> dict[str, Any] | None:

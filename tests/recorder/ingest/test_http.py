@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestClient
 
 from recorder.access import tokens
 from recorder.access.principals import Principal
-from recorder.api import customers, ingest, sources
+from recorder.api import customers, ingest, senders, sources
 from recorder.api.framework import SERVICES, mount
 from recorder.api.middleware import add_headers, authenticate, observe, problems
 from recorder.catalogue.enums import Role
@@ -36,7 +36,7 @@ async def client(services: Services, aiohttp_client: Callable[..., Awaitable[Cli
     app = web.Application(middlewares=[observe, problems, authenticate], client_max_size=1024)
     app[SERVICES] = services
     app.on_response_prepare.append(add_headers)
-    mount(app, (*ingest.ROUTES, *sources.ROUTES, *customers.ROUTES))
+    mount(app, (*ingest.ROUTES, *senders.ROUTES, *sources.ROUTES, *customers.ROUTES))
     return await aiohttp_client(app)
 
 

@@ -1,0 +1,55 @@
+"""What an operator may set of a source beside its secrets; one model a kind, all with the same root."""
+
+from __future__ import annotations
+
+import ipaddress
+import zoneinfo
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+def _network(value: str) -> str:
+    return str(ipaddress.ip_network(value, strict=False))
+
+
+def _zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no time zone of the IANA database, such as Europe/Helsinki") from None
+    return value
+
+
+Network = Annotated[str, AfterValidator(_network)]
+TimeZone = Annotated[str, AfterValidator(_zone)]
+Party = Annotated[str, StringConstraints(min_length=1, max_length=32, pattern=r"^[a-z][a-z0-9_]*$")]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class SourceSettings(BaseModel):
+    """What every kind of source has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    allow: Annotated[list[Network], Field(max_length=64)] = Field(
+        default=[], description="networks (CIDR) the source pushes from; empty for anywhere"
+    )
+
+    def document(self) -> dict[str, Any]:
+        """As kept in the catalogue."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class PartySettings(SourceSettings):
+    """Settings of kinds whose streams carry labels."""
+
+    parties: Annotated[dict[Label, Party], Field(max_length=64)] = Field(
+        default={}, description='who is heard on a stream, by its label: {"1": "agent", "2": "customer"}'
+    )
+
+
+class ZonedSettings(SourceSettings):
+    """Settings of kinds that write local times."""
+
+    time_zone: TimeZone = Field("UTC", description="of the times in its file names and messages (IANA name)")
