@@ -100,7 +100,8 @@ async def later(
             row = Fetch(
                 id=uuid.uuid4(), source_id=source_id, controller_id=controller_id, identity=admitted.identity
             )
-            session.add(row)
+        # One that is due has its job already: the newer address is enough.
+        has_job = row.state is FetchState.WAITING and row.due_at <= now
         row.request_id, row.error, row.attempts = request_id, None, 0
         row.created_at = row.due_at = now
         row.give_up_at = now + timedelta(hours=services.settings.fetch_hours)
@@ -109,9 +110,11 @@ async def later(
             subject = await controller_subject(session, controller_id)
             row.state = FetchState.WAITING
             row.sealed = seal_json(services.keyring, subject, FETCH_ORDER, row.id, order_document(intent))
-            enqueue(session, FETCH_JOB, row.id, now=now)
+            if not has_job:
+                enqueue(session, FETCH_JOB, row.id, now=now)
         else:  # it came by another road before
             row.state, row.sealed, row.settled_at = FetchState.DONE, None, now
+        session.add(row)
         outcome = SenderOutcome.FETCHING if here is None else SenderOutcome.RECEIVED
         await _note(session, services, row, intent.request, outcome, None, now)
         record(session, _event("fetch.ordered", admitted.actor, row, "ok", {}), now=now)
