@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from recorder.audit.log import Sequencer
 from recorder.catalogue.tables import Job
+from recorder.disposition import released_sweep
 from recorder.disposition.redaction import destroy_original
 from recorder.disposition.sweeping import overdue
 from recorder.errors import Conflict, Erased
@@ -121,6 +122,7 @@ class Background:
             "peaks": peaks,
             "redaction": redaction,
             ERASURE_JOB: rights_erasure,
+            released_sweep.JOB: lambda approval_id, _payload: released_sweep.run(services, approval_id),
             packages.PACKAGE_JOB: rights_package,
         }
 

@@ -42,7 +42,18 @@ from retention.engine import judge
 from retention.model import Ground, RequestKind
 from retention.rights import RefusalGround, refusal_ground
 
-__all__ = ["ERASURE_JOB", "PORTABLE", "Decided", "Refusal", "carry_out", "decide"]
+__all__ = [
+    "ERASURE_JOB",
+    "GROUNDS",
+    "PER_RECORDING",
+    "PORTABLE",
+    "Decided",
+    "Outcome",
+    "Refusal",
+    "carry_out",
+    "decide",
+    "outcome_of",
+]
 
 ERASURE_JOB: Final = "rights_erasure"
 ACTOR: Final = "system:rights"
@@ -61,7 +72,7 @@ GROUNDS: Final[Mapping[RequestKind, frozenset[RefusalGround]]] = {
     # Withdrawing a consent needs no reason, so there is none to refuse it (art. 7(3)).
     K.CONSENT_WITHDRAWAL: frozenset({G.IDENTITY_NOT_SHOWN}),
 }
-_PER_RECORDING: Final = {
+PER_RECORDING: Final = {
     K.ACCESS: frozenset({G.RIGHTS_OF_OTHERS}),
     K.PORTABILITY: frozenset({G.RIGHTS_OF_OTHERS}),
     K.ERASURE: frozenset({G.LEGAL_OBLIGATION, G.LEGAL_CLAIMS}),
@@ -103,7 +114,9 @@ class Decided:
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
+    """What granting does, by recording; of what is refused, the ground and when it is looked at again."""
+
     granted: list[uuid.UUID] = field(default_factory=list)
     refused: dict[uuid.UUID, tuple[str, datetime | None]] = field(default_factory=dict)
 
@@ -124,14 +137,14 @@ async def decide(
         _check(row, decided)
         if row.kind is RequestKind.ERASURE and decided.stage is RequestStage.GRANTED:
             require(principal, Action.ERASE, controller_id=row.controller_id)
-        outcome = _Outcome()
+        outcome = Outcome()
         row.decided_at, row.decided_by, row.stage = now, principal.actor, decided.stage
         row.mute_agent = decided.mute_agent
         row.ground = None if decided.ground is None else decided.ground.value
         if decided.stage is RequestStage.GRANTED:
             customer_id = register.require_identity(row)
             await session.get_one(Customer, customer_id, with_for_update=True)
-            outcome = await _outcome(session, row, decided, now)
+            outcome = await outcome_of(session, row, decided, now)
             await _store(session, row, outcome, now)
             if outcome.refused:
                 row.stage = RequestStage.PARTLY_GRANTED
@@ -169,7 +182,7 @@ def _check(row: RightsRequest, decided: Decided) -> None:
     for index, refusal in enumerate(decided.refusals):
         if decided.stage is not RequestStage.GRANTED:
             problems.append(FieldError("/recordings", "name recordings where the rest is granted"))
-        elif refusal.ground not in _PER_RECORDING.get(row.kind, frozenset()):
+        elif refusal.ground not in PER_RECORDING.get(row.kind, frozenset()):
             problems.append(FieldError(f"/recordings/{index}/ground", "is no ground for this kind"))
     if decided.restriction not in holds.RESTRICTION_GROUNDS:
         problems.append(FieldError("/restriction", f"is one of {', '.join(holds.RESTRICTION_GROUNDS)}"))
@@ -177,17 +190,19 @@ def _check(row: RightsRequest, decided: Decided) -> None:
         raise InvalidInput("; ".join(f"{p.path}: {p.message}" for p in problems), fields=problems)
 
 
-async def _outcome(session: AsyncSession, row: RightsRequest, decided: Decided, now: datetime) -> _Outcome:
-    """What becomes of each recording that the request reaches."""
-    if row.kind not in _PER_RECORDING and not row.scoped:
-        return _Outcome()
-    reached = await _reached(session, row)
+async def outcome_of(
+    session: AsyncSession, row: RightsRequest, decided: Decided, now: datetime, *, lock: bool = True
+) -> Outcome:
+    """What becomes of each recording that the request reaches; without ``lock`` only a forecast."""
+    if row.kind not in PER_RECORDING and not row.scoped:
+        return Outcome()
+    reached = await _reached(session, row, lock=lock)
     named = {refusal.recording_id: refusal for refusal in decided.refusals}
     if unknown := named.keys() - {r.id for r in reached}:
         raise InvalidInput(f"{len(unknown)} of the recordings named are not reached by this request")
     if row.kind is RequestKind.ERASURE:
         return await _judge(session, reached, named, now)
-    outcome = _Outcome()
+    outcome = Outcome()
     for recording in reached:
         if (refusal := named.get(recording.id)) is not None:
             outcome.refused[recording.id] = (refusal.ground.value, refusal.review_on)
@@ -198,7 +213,7 @@ async def _outcome(session: AsyncSession, row: RightsRequest, decided: Decided, 
     return outcome
 
 
-async def _reached(session: AsyncSession, row: RightsRequest) -> list[Recording]:
+async def _reached(session: AsyncSession, row: RightsRequest, *, lock: bool) -> list[Recording]:
     """The living recordings that the request is about, locked in id order.
 
     An erasure reaches those whose key is the customer's; what becomes of others' calls a person decides.
@@ -215,10 +230,9 @@ async def _reached(session: AsyncSession, row: RightsRequest) -> list[Recording]
             sa.select(Recording)
             .where(Recording.id.in_(sorted(ids)[start : start + CHUNK]), Recording.state.in_(ALIVE))
             .order_by(Recording.id)
-            .with_for_update()
             .execution_options(populate_existing=True)
         )
-        found += await session.scalars(query)
+        found += await session.scalars(query.with_for_update() if lock else query)
     if row.kind is RequestKind.ERASURE:
         found = [recording for recording in found if recording.customer_id == row.customer_id]
     return found
@@ -229,9 +243,9 @@ async def _judge(
     reached: Sequence[Recording],
     named: Mapping[uuid.UUID, Refusal],
     now: datetime,
-) -> _Outcome:
+) -> Outcome:
     """Which recordings an erasure takes, by the same question that the erasure itself will ask."""
-    outcome = _Outcome()
+    outcome = Outcome()
     ids = [recording.id for recording in reached]
     cases = await load_cases(session, ids, now)
     shared: set[uuid.UUID] = set()
@@ -272,7 +286,7 @@ async def _review_of_holds(session: AsyncSession, recording: Recording) -> datet
     return await session.scalar(query)
 
 
-async def _store(session: AsyncSession, row: RightsRequest, outcome: _Outcome, now: datetime) -> None:
+async def _store(session: AsyncSession, row: RightsRequest, outcome: Outcome, now: datetime) -> None:
     await session.execute(sa.delete(RequestItem).where(RequestItem.request_id == row.id))
     for recording_id in outcome.granted:
         session.add(
@@ -297,7 +311,7 @@ async def _act(
     services: Services,
     row: RightsRequest,
     decided: Decided,
-    outcome: _Outcome,
+    outcome: Outcome,
     actor: str,
     request_id: str,
 ) -> None:
@@ -331,7 +345,7 @@ async def _restrict(
     services: Services,
     row: RightsRequest,
     decided: Decided,
-    outcome: _Outcome,
+    outcome: Outcome,
     actor: str,
     request_id: str,
 ) -> None:

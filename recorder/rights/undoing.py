@@ -73,6 +73,7 @@ async def undo(
             row.stage, row.customer_id, row.scoped = RequestStage.PENDING, None, False
             row.identity_method = row.identity_outcome = row.identity_at = row.identity_by = None
             row.decided_at = row.decided_by = row.completed_at = row.ground = row.choice_id = None
+            row.replied_at = row.replied_by = None
         else:
             row.stage = RequestStage.UNDONE
         await session.flush()

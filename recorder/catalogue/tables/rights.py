@@ -59,6 +59,8 @@ class RightsRequest(Base):
     undone_at: Mapped[datetime | None]
     undone_by: Mapped[str | None] = mapped_column(sa.String(120))
     undone_reason: Mapped[str | None] = mapped_column(sa.String(40))
+    replied_at: Mapped[datetime | None]  # when the letter with the decision was sent
+    replied_by: Mapped[str | None] = mapped_column(sa.String(120))
     reminded: Mapped[str | None] = mapped_column(sa.String(20))  # the last reminder: soon, urgent, overdue
 
 
