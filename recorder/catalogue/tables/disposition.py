@@ -119,7 +119,9 @@ class ErasureItem(Base):
     __tablename__ = "erasure_items"
 
     erasure_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("erasures.id"), primary_key=True)
-    recording_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("recordings.id"), primary_key=True)
+    recording_id: Mapped[uuid.UUID] = mapped_column(
+        sa.ForeignKey("recordings.id"), primary_key=True, index=True
+    )
     outcome: Mapped[str] = mapped_column(sa.String(20))
     detail: Mapped[dict[str, Any]]
 
