@@ -24,6 +24,7 @@ __all__ = [
     "end_of_period",
     "financial_year_end",
     "local_day",
+    "over_before",
     "parse_duration",
     "start_of_day",
     "zone_of",
@@ -175,6 +176,23 @@ def end_of_period(trigger: datetime | date, period: Period, zone: ZoneInfo) -> d
         Undecidable: The end lies outside the calendar.
     """
     return _end_of(local_day(trigger, zone), period, zone)
+
+
+def over_before(period: Period, now: datetime, zone: ZoneInfo) -> datetime:
+    """The instant before which a period must have begun to be over at `now`.
+
+    Returns:
+        A UTC instant: `end_of_period(t, period, zone) <= now` exactly where `t` lies before it.
+
+    Raises:
+        Misuse: A naive datetime.
+        Undecidable: It lies outside the calendar.
+    """
+    # A later day never ends earlier, so the last day that is over is looked for downwards.
+    day = add_months(local_day(now, zone), -period.months) - timedelta(days=period.days - 4)
+    while _end_of(day, period, zone) > now:
+        day -= timedelta(days=1)
+    return start_of_day(day + timedelta(days=1), zone)
 
 
 def end_of_calendar_year(trigger: datetime | date, zone: ZoneInfo) -> date:

@@ -27,10 +27,23 @@ from retention.model import (
     Trigger,
     TriggerKind,
 )
-from retention.periods import Period, end_of_period, parse_duration, zone_of
+from retention.periods import (
+    Period,
+    end_of_period,
+    over_before,
+    parse_duration,
+    zone_of,
+)
 from retention.positions import Path, locate
 
-__all__ = ["RECORD_EVENTS", "SHIPPED", "check", "default_schedule_text", "keep_record_until"]
+__all__ = [
+    "RECORD_EVENTS",
+    "SHIPPED",
+    "check",
+    "default_schedule_text",
+    "keep_record_until",
+    "records_due_before",
+]
 
 SHIPPED = ("FI", "SE")
 """Countries for which a default schedule is shipped."""
@@ -38,6 +51,8 @@ SHIPPED = ("FI", "SE")
 RECORD_EVENTS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "account": frozenset({"disabled"}),
+        "approval": frozenset({"closed"}),
+        "breach": frozenset({"closed"}),
         "cdr": frozenset({"call_started"}),
         "contact": frozenset({"occurred"}),
         "customer": frozenset({"last_contact", "relationship_ended"}),
@@ -119,6 +134,30 @@ def keep_record_until(
     if disposition is None or event is None:
         return None
     return end_of_period(event, disposition.keep, zone_of(zone))
+
+
+def records_due_before(schedule: Schedule, record: str, now: datetime, zone: str) -> datetime | None:
+    """Before which instant a record's event must lie for its time to be over.
+
+    This is `keep_record_until` turned round, so that a database can answer it for all of them.
+
+    Args:
+        schedule: The active schedule.
+        record: Its kind, one of `RECORD_EVENTS`.
+        now: The present instant.
+        zone: The controller's IANA zone.
+
+    Returns:
+        A UTC instant: what happened before it has lived long enough, what happened at it or later has
+        not. None where the schedule says nothing about this kind.
+
+    Raises:
+        Misuse: No such kind of record, or a naive datetime.
+    """
+    if record not in RECORD_EVENTS:
+        raise Misuse("no such kind of record")
+    disposition = schedule.dispositions.get(record)
+    return None if disposition is None else over_before(disposition.keep, now, zone_of(zone))
 
 
 class _Reader:

@@ -50,7 +50,7 @@ class GrantView:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """An account, opened for those who manage accounts."""
+    """An account, opened for those who manage accounts; the names are empty once a leaver's are destroyed."""
 
     id: uuid.UUID
     controller_id: uuid.UUID
@@ -545,7 +545,10 @@ def _grant(row: RoleGrant) -> Grant:
 
 
 def _view(services: Services, account: Account, subject: Subject, grants: list[GrantView]) -> AccountView:
-    profile = open_json(services.keyring, subject, PROFILE, account.id, account.sealed)
+    if account.sealed:
+        profile = open_json(services.keyring, subject, PROFILE, account.id, account.sealed)
+    else:  # a leaver whose time was over by the schedule
+        profile = {"username": "", "name": ""}
     return AccountView(
         id=account.id,
         controller_id=account.controller_id,

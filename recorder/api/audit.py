@@ -15,7 +15,7 @@ from recorder.access.policy import Action
 from recorder.api.framework import ApiCall, Route
 from recorder.audit import notes, query
 from recorder.audit.log import log_key
-from recorder.errors import Corrupt, Forbidden, InvalidInput, NotFound, Unavailable
+from recorder.errors import Corrupt, Erased, Forbidden, InvalidInput, NotFound, Unavailable
 from recorder.ingest.receipts import jwk
 from recorder.playback.finding import controller_of
 
@@ -218,5 +218,5 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v1/audit/entries", entries, "Entries of the audit log", "audit",
           query=EntriesQuery, answer=Entries, raises=(*_REFUSES, Corrupt)),
     Route("GET", "/api/v1/audit/proof", proof, "Proof of an entry, or of the log's growth", "audit",
-          query=ProofQuery, answer=Proof, raises=(*_REFUSES, NotFound, Unavailable, Corrupt)),
+          query=ProofQuery, answer=Proof, raises=(*_REFUSES, NotFound, Erased, Unavailable, Corrupt)),
 )  # fmt: skip

@@ -46,6 +46,16 @@ class DueAnswer(CountedAnswer):
     rule: str | None
 
 
+class RecordAnswer(BaseModel):
+    """One kind of record that is no call."""
+
+    record: str
+    total: int
+    due: int = Field(description="its time is over; the next sweep takes it")
+    kept: int = Field(description="its time is over, but a hold, a request or what rests on it keeps it")
+    destroyed: int = Field(description="within the last year")
+
+
 class ErasedAnswer(BaseModel):
     """What was erased in a month on a ground."""
 
@@ -74,6 +84,7 @@ class RetentionReportAnswer(BaseModel):
     waiting: CountedAnswer = Field(description="its time has ended, but a request of the person is open")
     overdue: CountedAnswer = Field(description="should be none")
     overdue_erasures: int = Field(description="begun more than a day ago and not finished: should be none")
+    records: list[RecordAnswer] = Field(description="requests, matters, accounts and so on")
     erased: list[ErasedAnswer]
 
 

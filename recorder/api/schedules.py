@@ -84,6 +84,14 @@ class MovementAnswer(BaseModel):
     shorter: Counted
 
 
+class RecordMovement(BaseModel):
+    """How many other records of one kind are due now."""
+
+    record: str
+    due_old: int
+    due_new: int
+
+
 class SimulationAnswer(BaseModel):
     """What a schedule would change if it came into force now."""
 
@@ -97,6 +105,8 @@ class SimulationAnswer(BaseModel):
     due_old: dict[str, Counted] = Field(description="due in so many days under the version in force")
     due_new: dict[str, Counted] = Field(description="the same under the simulated one")
     movements: list[MovementAnswer]
+    records: list[RecordMovement] = Field(description="the other records: what is due now")
+    shortens_records: bool = Field(description="other records would go earlier than by the version in force")
     undecided_new: Counted = Field(description="what a person would have to decide")
     shortens: bool
     needs_approval: bool

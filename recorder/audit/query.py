@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.audit import merkle
 from recorder.audit.log import load_nodes
 from recorder.catalogue.tables import AuditCheckpoint, AuditEntry
-from recorder.errors import Corrupt, FieldError, InvalidInput, NotFound, Unavailable
+from recorder.errors import Corrupt, Erased, FieldError, InvalidInput, NotFound, Unavailable
 
 MAX_PAGE: Final = 500
 
@@ -24,7 +24,7 @@ class EntryView:
     """One entry: its place, if it has one yet, and what its payload says.
 
     Attributes:
-        payload: exactly the bytes that are hashed (JCS, RFC 8785).
+        payload: exactly the bytes that are hashed (JCS, RFC 8785); empty once the entry's time was over.
     """
 
     id: uuid.UUID
@@ -33,7 +33,9 @@ class EntryView:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The payload, parsed."""
+        """The payload, parsed; of an entry that was disposed of nothing but its id."""
+        if not self.payload:
+            return {"id": str(self.id), "disposed": True}
         parsed = json.loads(self.payload)
         if not isinstance(parsed, dict):
             raise Corrupt("an audit entry is not an object; run recorder audit verify")
@@ -162,6 +164,7 @@ async def inclusion_proof(
 
     Raises:
         NotFound: no such entry, or none of these controllers; no such checkpoint.
+        Erased: the entry was disposed of by the retention schedule.
         InvalidInput: the checkpoint is older than the entry.
         Unavailable: the entry has no place yet; try again in a second.
         Corrupt: nodes of the tree are missing.
@@ -175,6 +178,8 @@ async def inclusion_proof(
     hidden = row is not None and row.controller_id is not None and controller_ids is not None
     if row is None or (hidden and row.controller_id not in (controller_ids or ())):
         raise NotFound("there is no such audit entry")
+    if not row.payload:
+        raise Erased("what the entry said was disposed of by the retention schedule")
     if row.place is None:
         raise Unavailable("the entry is about to get its place; try again", dependency="log", retry_after=2)
     head = await checkpoint_note(session, size)

@@ -5,6 +5,8 @@
 3. The same at every copy in the object store, which also shows what was cut off, or rewritten with the key.
 4. The other columns of an entry must repeat what its payload says.
 5. The stored nodes must be those of the tree; they only help to find *which* entry of a bad stretch is bad.
+6. An entry whose time was over by the retention schedule is empty: its leaf is taken from the stored nodes,
+   which the signed roots prove, and some ``log.disposed`` entry must name its place.
 
 An entry that waits for its place is covered by nothing yet; the report says how many there are.
 """
@@ -112,6 +114,8 @@ class _Walk:
         self.problem: Problem | None = None
         self.bad_columns: Problem | None = None
         self.bad_node: Problem | None = None
+        self._emptied: list[int] = []  # places without a payload
+        self._disposed: list[tuple[int, int]] = []  # first and last of what the log says was disposed of
         self._good = 0  # the greatest size known to be as signed
         self._suspect: int | None = None  # the first leaf since then that differs from its stored node
         self._coming = deque(head for head in heads if head.size)
@@ -124,12 +128,18 @@ class _Walk:
             if entry.place != index:
                 self._stop(Problem("missing", index, f"entry {index} is missing"))
                 break
-            leaf = merkle.leaf_hash(entry.payload)
+            if entry.payload:
+                leaf = merkle.leaf_hash(entry.payload)
+            else:
+                leaf = stored.get(index, b"")
+                self._emptied.append(index)
             if self._suspect is None and stored.get(index) != leaf:
                 self._suspect = index
             completed += self.tree.append(leaf)
-            if self.bad_columns is None:
+            if entry.payload and self.bad_columns is None:
                 self.bad_columns = _check_columns(entry)
+            if entry.action == "log.disposed" and entry.payload:
+                self._disposed += _places(entry.payload)
             if not self._meet_heads():
                 break
         return completed
@@ -146,6 +156,18 @@ class _Walk:
         elif self._good < size:
             text = f"entry {self._good} has a place that no checkpoint covers"
             self._stop(Problem("uncovered", self._good, text))
+
+    def unexplained(self) -> Problem | None:
+        """The first place that is empty although nothing in the log says that it was disposed of."""
+        runs = sorted(self._disposed)
+        position, reach = 0, -1
+        for index in self._emptied:
+            while position < len(runs) and runs[position][0] <= index:
+                reach = max(reach, runs[position][1])
+                position += 1
+            if index > reach:
+                return Problem("changed", index, f"entry {index} was emptied, and no entry says why")
+        return None
 
     def _meet_heads(self) -> bool:
         while self._coming and self._coming[0].size == self.tree.size:
@@ -195,7 +217,8 @@ async def verify_log(services: Services, *, progress: Progress | None = None) ->
         waiting = await _count(session, AuditEntry.index.is_(None))
         walk = _Walk(heads)
         await _follow(session, walk, total, progress)
-    problems += [p for p in (walk.problem, walk.bad_columns) if p is not None]
+    emptied = None if walk.problem is not None else walk.unexplained()
+    problems += [p for p in (walk.problem, walk.bad_columns, emptied) if p is not None]
     if not problems and walk.bad_node is not None:
         problems.append(walk.bad_node)
     return Report(
@@ -243,6 +266,15 @@ async def _pages(session: AsyncSession) -> AsyncIterator[list[Entry]]:
             return
         yield page
         after = page[-1].place
+
+
+def _places(payload: bytes) -> list[tuple[int, int]]:
+    """What a ``log.disposed`` entry names; nothing where it names nothing that can be read."""
+    try:
+        flat = json.loads(payload)["details"]["places"]
+        return [(int(first), int(last)) for first, last in zip(flat[::2], flat[1::2], strict=True)]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _check_columns(entry: Entry) -> Problem | None:

@@ -26,6 +26,7 @@ from recorder.commands.failures import Refused, Usage
 from recorder.errors import Unavailable
 
 if TYPE_CHECKING:
+    from recorder.disposition.other_records import ClassCount, Outcome
     from recorder.services import Services
     from retention.erasure import ErasureResult
     from retention.sweep import SweepReport
@@ -47,12 +48,13 @@ GROUNDS = tuple(
 @json_option
 def sweep(dry_run: bool, approval: str | None, controller: str | None, as_json: bool) -> None:
     """Erase what is due, of every controller or of one; bring unfinished erasures to their end."""
+    others: dict[str, list[dict[str, Any]]] = {}
 
     async def work() -> dict[str, SweepReport]:
         import sqlalchemy as sa
 
         from recorder.catalogue.tables import Controller
-        from recorder.disposition import sweeping
+        from recorder.disposition import other_records, sweeping
 
         async with opened() as services:
             async with services.database.snapshot() as session:
@@ -60,7 +62,7 @@ def sweep(dry_run: bool, approval: str | None, controller: str | None, as_json: 
                     chosen = [await find_controller(session, controller)]
                 else:
                     chosen = list(await session.scalars(sa.select(Controller).order_by(Controller.code)))
-            return {
+            reports = {
                 owner.code: await sweeping.sweep(
                     services,
                     owner.id,
@@ -71,16 +73,32 @@ def sweep(dry_run: bool, approval: str | None, controller: str | None, as_json: 
                 )
                 for owner in chosen
             }
+            for owner in chosen:
+                async with services.database.snapshot() as session:
+                    counts = await other_records.count(session, owner.id, services.clock.now())
+                done: dict[str, other_records.Outcome] = {}
+                if not dry_run:
+                    outcomes = await other_records.dispose(services, owner.id, actor=principal().actor)
+                    done = {outcome.name: outcome for outcome in outcomes}
+                others[owner.code] = [_other(found, done.get(found.name)) for found in counts]
+            return reports
 
     reports = run(work())
     if as_json:
-        show_json({code: _report(report) for code, report in reports.items()})
+        show_json({code: {**_report(report), "records": others[code]} for code, report in reports.items()})
     else:
         _show_sweep(reports, dry_run=dry_run)
+        _show_others(others, dry_run=dry_run)
     braked = [
         f"{code}: {len(report.due)} due at once; approval {report.approval_id} waits for a second person"
         for code, report in reports.items()
         if report.braked and not dry_run
+    ]
+    braked += [
+        f"{code}: {line['due']} of {line['record']} due at once; approval {line['approval']} waits"
+        for code, lines in others.items()
+        for line in lines
+        if line["approval"] is not None
     ]
     if braked:
         raise Refused("; ".join(braked))
@@ -236,6 +254,33 @@ def _report(report: SweepReport) -> dict[str, Any]:
         "braked": report.braked,
         "approval": report.approval_id,
     }
+
+
+def _other(found: ClassCount, outcome: Outcome | None) -> dict[str, Any]:
+    return {
+        **found.to_json(),
+        "destroyed": 0 if outcome is None else outcome.destroyed,
+        "approval": None if outcome is None else outcome.approval,
+    }
+
+
+def _show_others(others: dict[str, list[dict[str, Any]]], *, dry_run: bool) -> None:
+    rows = [
+        (
+            code,
+            line["record"],
+            line["total"],
+            line["due"],
+            line["kept"],
+            line["due" if dry_run else "destroyed"],
+        )
+        for code, lines in others.items()
+        for line in lines
+        if line["due"] or line["kept"]
+    ]
+    columns = ("controller", "record", "there", "due", "kept", "would go" if dry_run else "destroyed")
+    if rows:
+        show_table("Other records", columns, rows)
 
 
 def _show_sweep(reports: dict[str, SweepReport], *, dry_run: bool) -> None:

@@ -108,6 +108,8 @@ def _show(found: RetentionReport) -> None:
     show_table("Why", ("why", "rule", *columns), why)
     dated = [(d.month, d.rule, *cells(d.what)) for d in found.dated]
     show_table("Until when", ("month", "rule", *columns), dated)
+    records = [tuple(line.values()) for line in found.records if line["total"] or line["destroyed"]]
+    show_table("Other records", ("record", "there", "due", "kept", "destroyed in a year"), records)
     erased = [(e.month, e.ground, e.recordings, e.certificates) for e in found.erased]
     show_table("Erased", ("month", "ground", "recordings", "certificates"), erased)
     if found.overdue_erasures:

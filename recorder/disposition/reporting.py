@@ -24,6 +24,7 @@ from recorder.access.principals import Principal
 from recorder.catalogue.database import Database
 from recorder.catalogue.enums import RecordingState
 from recorder.catalogue.tables import Controller, Erasure, ErasureItem, Recording
+from recorder.disposition import other_records
 from recorder.disposition.facts import active_schedule
 from recorder.disposition.plain import LocalDays, offsets_of
 from recorder.errors import NotFound
@@ -126,6 +127,8 @@ class RetentionReport:
         waiting: its time has ended, but a request of the person is open.
         overdue: its time ended more than a day ago and nothing keeps it: should be none.
         overdue_erasures: begun more than a day ago and not finished: should be none.
+        records: of each kind of other record what is there, due, kept although its time is over, and what was
+            destroyed within the last year.
     """
 
     controller_id: uuid.UUID
@@ -144,6 +147,7 @@ class RetentionReport:
     waiting: Counted
     overdue: Counted
     overdue_erasures: int
+    records: tuple[Mapping[str, Any], ...]
     erased: tuple[Erased, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -165,6 +169,7 @@ class RetentionReport:
             "waiting": self.waiting.to_json(),
             "overdue": self.overdue.to_json(),
             "overdue_erasures": self.overdue_erasures,
+            "records": [dict(line) for line in self.records],
             "erased": [
                 {
                     "month": e.month,
@@ -248,6 +253,7 @@ async def _report(
         waiting=late.get("waiting", none),
         overdue=late.get("overdue", none),
         overdue_erasures=await _overdue_erasures(session, controller_id, now),
+        records=await _records(session, controller_id, now),
         erased=await _erased(session, controller_id, days),
     )
 
@@ -358,6 +364,14 @@ async def _erased(session: AsyncSession, controller_id: uuid.UUID, days: LocalDa
         before = found[_month(day), str(ground)]
         found[_month(day), str(ground)] = (before[0] + recordings, before[1] + certificates)
     return tuple(Erased(*key, *found[key]) for key in sorted(found))
+
+
+async def _records(
+    session: AsyncSession, controller_id: uuid.UUID, now: datetime
+) -> tuple[Mapping[str, Any], ...]:
+    gone = await other_records.destroyed_since(session, controller_id, now - timedelta(days=365))
+    counts = await other_records.count(session, controller_id, now)
+    return tuple({**found.to_json(), "destroyed": gone.get(found.name, 0)} for found in counts)
 
 
 async def _overdue_erasures(session: AsyncSession, controller_id: uuid.UUID, now: datetime) -> int:

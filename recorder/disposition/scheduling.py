@@ -14,7 +14,7 @@ from recorder.access.guard import permit
 from recorder.access.policy import Action
 from recorder.access.principals import Principal
 from recorder.catalogue.tables import Approval, Controller, ScheduleVersion
-from recorder.disposition import schedules
+from recorder.disposition import other_records, schedules
 from recorder.disposition.estate import Progress, simulate
 from recorder.disposition.facts import active_schedule
 from recorder.errors import Conflict, Forbidden, NotFound
@@ -38,6 +38,8 @@ class Simulation:
         version: The simulated schedule's own number.
         document_sha256: Of its text.
         comparison: The counts.
+        records: Of the other records, by kind: how many are due now by the version in force, and by this.
+        shortens_records: Whether records that are there would go earlier than by the version in force.
     """
 
     controller_id: uuid.UUID
@@ -45,11 +47,13 @@ class Simulation:
     version: int
     document_sha256: str
     comparison: Comparison
+    records: Mapping[str, tuple[int, int]]
+    shortens_records: bool
 
     @property
     def needs_approval(self) -> bool:
         """Whether a second person must agree: a schedule is in force, and this one shortens something."""
-        return self.against > 0 and self.comparison.shortens
+        return self.against > 0 and (self.comparison.shortens or self.shortens_records)
 
     def to_json(self) -> dict[str, Any]:
         """As builtins, with a digest that an approval is bound to."""
@@ -60,6 +64,10 @@ class Simulation:
             "document_sha256": self.document_sha256,
             "needs_approval": self.needs_approval,
             **self.comparison.to_json(),
+            "records": [
+                {"record": name, "due_old": old, "due_new": new} for name, (old, new) in self.records.items()
+            ],
+            "shortens_records": self.shortens_records,
         }
         text = json.dumps(report, sort_keys=True, separators=(",", ":"))
         return {**report, "digest": hashlib.sha256(text.encode()).hexdigest()}
@@ -73,6 +81,7 @@ class Simulation:
             "against": self.against,
             "erased_now": self.comparison.due_new[0].count,
             "closed_now": _closed(self.comparison),
+            "records_now": sum(new for _, new in self.records.values()),
         }
 
 
@@ -220,8 +229,8 @@ def _within(details: Mapping[str, Any], approved: Mapping[str, Any]) -> None:
     """
     if any(details[key] != approved.get(key) for key in ("document_sha256", "against")):
         raise Forbidden("The approval is for something else.", reason="approval-mismatch")
-    for key in ("erased_now", "closed_now"):
-        if details[key] > approved[key] * _TOLERANCE + _SPARE:
+    for key in ("erased_now", "closed_now", "records_now"):
+        if details[key] > approved.get(key, 0) * _TOLERANCE + _SPARE:
             raise Conflict("more would go by now than was approved: ask again", kind="simulation-outdated")
 
 
@@ -234,9 +243,16 @@ async def _simulate(
             raise NotFound("no such controller")
         old: Schedule = await active_schedule(session, controller_id)
     new = schedules.check(document, controller=controller.code, country=controller.country)
-    comparison = await simulate(services, controller, old, new, services.clock.now(), progress=progress)
+    now = services.clock.now()
+    comparison = await simulate(services, controller, old, new, now, progress=progress)
+    async with services.database.snapshot() as session:
+        before = await other_records.count(session, controller_id, now, schedule=old)
+        after = await other_records.count(session, controller_id, now, schedule=new)
+    records = {b.name: (b.due, a.due) for b, a in zip(before, after, strict=True)}
+    present = {found.name for found in after if found.total}
+    shortens = other_records.shortened(old, new, now, controller.time_zone) & present
     digest = hashlib.sha256(document.encode()).hexdigest()
-    return Simulation(controller_id, old.version, new.version, digest, comparison)
+    return Simulation(controller_id, old.version, new.version, digest, comparison, records, bool(shortens))
 
 
 def _closed(comparison: Comparison) -> int:

@@ -26,6 +26,7 @@ from recorder.catalogue.tables import (
     LoginFailure,
     WebSession,
 )
+from recorder.disposition import other_records
 from recorder.disposition.holds import align_all, follow_queries, remind_of_reviews
 from recorder.disposition.reevaluation import follow, outstanding
 from recorder.disposition.rotation import rewrap_outdated
@@ -69,6 +70,7 @@ def standard_chores(
 async def sweep_where_due(services: Services) -> list[str]:
     """Sweep each controller once a night, at ``sweep_at`` of its own zone; resume what is unfinished.
 
+    Calls first, then the other records of the schedule.
     A sweep that was missed because nothing ran at that time is made up for, and one that the bulk brake
     stopped goes on as soon as a second person has approved it.
 
@@ -81,6 +83,7 @@ async def sweep_where_due(services: Services) -> list[str]:
         due = [c for c in controllers if await _wants_sweep(session, services, c, now)]
     for controller in due:
         await sweep(services, controller.id, services.clock.now())
+        await other_records.dispose(services, controller.id)
     return [controller.code for controller in due]
 
 
@@ -98,7 +101,7 @@ async def _wants_sweep(
         return True
     approved = sa.exists().where(
         Approval.controller_id == controller.id,
-        Approval.action == BRAKE_ACTION,
+        Approval.action.in_([BRAKE_ACTION, other_records.BRAKE]),
         Approval.state == ApprovalState.APPROVED,
         Approval.expires_at > now,
     )

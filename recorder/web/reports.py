@@ -31,6 +31,22 @@ _GROUNDS: Final = {
     "court_order": "Order of a court or authority",
     "card_security": "Card security code",
 }
+_RECORD_NUMBERS: Final = ("total", "due", "kept", "destroyed")
+_RECORDS: Final = {
+    "request": "Requests of persons",
+    "matter": "Matters",
+    "disclosure": "Disclosures",
+    "breach": "Breaches",
+    "approval": "Approvals",
+    "account": "Profiles of staff",
+    "contact": "Contacts",
+    "customer": "Customers",
+    "expected_recording": "Announced recordings",
+    "listen": "Listens",
+    "listening_link": "Listening links",
+    "log_entry": "Log entries",
+    "assessment": "Assessments",
+}
 _MONTHS: Final = 144  # twelve years of bars; what goes later is in the last one
 _NO_RULE: Final = "no rule"
 _THEMES: Final[dict[str, Theme]] = {"light": "light", "dark": "dark"}
@@ -73,6 +89,11 @@ async def retention(request: web.Request) -> web.StreamResponse:
             "why": [(_why(k.why, k.rule), *_cells(k.what)) for k in found.why],
             "dated": [(d.month, d.rule or _NO_RULE, *_cells(d.what)) for d in found.dated],
             "undated": found.undated.count,
+            "records": [
+                (_RECORDS.get(line["record"], line["record"]), *(f"{line[k]:,}" for k in _RECORD_NUMBERS))
+                for line in found.records
+                if line["total"] or line["destroyed"]
+            ],
             "erased": [
                 (e.month, _GROUNDS.get(e.ground, e.ground), f"{e.recordings:,}", f"{e.certificates:,}")
                 for e in reversed(found.erased)

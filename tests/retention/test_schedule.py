@@ -12,7 +12,7 @@ from retention.decision import Decision
 from retention.engine import decide
 from retention.errors import Misuse, ScheduleError, ScheduleProblem
 from retention.model import Choice, ChoiceKind, Condition, Facts, Purpose, Rule, Schedule, TriggerKind
-from retention.periods import Period
+from retention.periods import Period, end_of_period, over_before, zone_of
 from retention.positions import locate
 from retention.schedule import SHIPPED, check, default_schedule_text, keep_record_until
 from tests.retention import strategies
@@ -329,3 +329,19 @@ def test_a_shadowed_rule_really_changes_nothing(
         alone = decide(facts, Schedule("c", 1, (wider,)), [], [choice], [], now)
         if not both.undecided:  # what is unknown can still put a hidden rule in doubt
             assert outcome(both) == outcome(alone)
+
+
+@given(
+    now=strategies.moments,
+    months=st.integers(0, 30),
+    days=st.integers(0, 70),
+    offset=st.integers(-3, 3),
+    second=st.sampled_from([timedelta(0), timedelta(seconds=-1), timedelta(hours=13)]),
+)
+def test_what_is_over_is_the_same_asked_from_either_end(
+    now: datetime, months: int, days: int, offset: int, second: timedelta
+) -> None:
+    zone, period = zone_of("Europe/Helsinki"), Period(months, days)
+    before = over_before(period, now, zone)
+    event = before + timedelta(days=offset) + second
+    assert (event < before) == (end_of_period(event, period, zone) <= now)
