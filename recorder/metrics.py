@@ -41,6 +41,29 @@ class Metrics:
         self.pushes = Counter(
             "recorder_pushes_total", "Pushes by outcome.", ["outcome"], registry=self.registry
         )
+        self.spooled = Counter(
+            "recorder_spooled_total", "Deliveries made durable in the local spool.", registry=self.registry
+        )
+        self.drained = Counter(
+            "recorder_spool_drained_total",
+            "Spooled deliveries by what they came to.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.spool_items = Gauge(
+            "recorder_spool_items", "Deliveries waiting in the local spool.", registry=self.registry
+        )
+        self.spool_bytes = Gauge(
+            "recorder_spool_bytes", "Bytes on disk of the local spool.", registry=self.registry
+        )
+        self.spool_oldest = Gauge(
+            "recorder_spool_oldest_seconds", "Age of what waits longest in it.", registry=self.registry
+        )
+        self.spool_damaged = Gauge(
+            "recorder_spool_damaged",
+            "Deliveries in it that cannot be opened. Alarm above zero.",
+            registry=self.registry,
+        )
         self.streamed = Counter(
             "recorder_streamed_bytes_total", "Audio bytes played, unsealed.", registry=self.registry
         )

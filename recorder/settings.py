@@ -40,6 +40,16 @@ class Settings(BaseSettings):
     max_metadata_bytes: Annotated[int, Field(gt=0)] = 256 * 1024
     upload_idle_seconds: Annotated[float, Field(gt=0)] = 60.0
     concurrent_uploads: Annotated[int, Field(gt=0)] = 64
+    uploads_per_source: Annotated[int, Field(gt=0)] = Field(
+        32, description="of them, those of one source that sets no number of its own"
+    )
+    spool_dir: Path | None = Field(
+        None, description="local disk for deliveries that wait; default in data_dir"
+    )
+    spool_max_bytes: Annotated[int, Field(ge=0)] = Field(
+        10 * 1024**3, description="room for them; 0 spools nothing and answers 503 instead"
+    )
+    spool_max_items: Annotated[int, Field(gt=0)] = 100_000
     open_uploads_per_source: Annotated[int, Field(gt=0)] = Field(
         500, description="resumable uploads that one source may have begun and not ended"
     )
@@ -141,6 +151,11 @@ class Settings(BaseSettings):
     def resolved_keyring(self) -> Path:
         """The keyring file to use."""
         return self.keyring or self.data_dir.absolute() / "keyring.json"
+
+    @property
+    def resolved_spool(self) -> Path:
+        """The directory of the spool."""
+        return self.spool_dir or self.data_dir.absolute() / "spool"
 
     @property
     def resolved_public_url(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -19,6 +20,8 @@ from recorder.ingest.identity import recording_identity
 from recorder.services import Services
 
 GONE: Final = frozenset({RecordingState.ERASING, RecordingState.ERASED})
+NEVER_RETRY: Final = frozenset({"freeswitch", "httapi", "jambonz", "kazoo", "rtpengine"})
+"""Kinds of senders that push once (or hold a retry in memory only); they are spooled before anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,19 @@ class PushingSource:
     default_lawful_basis: LawfulBasis | None
     default_media: dict[str, Any] | None
     max_bytes: int | None
+    kind: str = "generic"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tee(self) -> bool:
+        """Whether its pushes are made durable on local disk first: as set, else by its kind."""
+        chosen = self.settings.get("tee")
+        return chosen if isinstance(chosen, bool) else self.kind in NEVER_RETRY
+
+    def share(self, usual: int) -> int:
+        """Uploads that it may have at once: as set, else as usual."""
+        chosen = self.settings.get("uploads")
+        return chosen if isinstance(chosen, int) and chosen > 0 else usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,7 @@ class Admitted:
         identity: of (source, external id, leg).
         erased: this recording was erased, or is being erased.
         certificate: of that erasure, once there is one.
+        offline: the catalogue was away; a local copy of tokens and sources was believed.
     """
 
     source: PushingSource
@@ -58,6 +75,7 @@ class Admitted:
     identity: bytes
     erased: bool
     certificate: uuid.UUID | None
+    offline: bool = False
 
     def refuse_erased(self) -> None:
         """Spare a sender the upload of what was erased; the transaction that stores looks again.
@@ -84,6 +102,8 @@ _ADMISSION: Final = Lookup(
         Source.default_media,
         Source.max_bytes,
         Source.enabled,
+        Source.kind,
+        Source.settings,
         Controller.id.label("controller_id"),
         Controller.country,
         Controller.time_zone,
@@ -141,19 +161,94 @@ async def admit(
         raise Forbidden("the token belongs to no source", reason="role")
     if not found.enabled:
         raise Forbidden("this source is switched off", reason="source-disabled")
-    gone = found.state in GONE
-    return Admitted(
-        source=PushingSource(
-            found.source_id, found.name, found.default_lawful_basis, found.default_media, found.max_bytes
-        ),
-        controller=PushedTo(found.controller_id, found.country, found.time_zone, found.financial_year_end),
-        actor=principal.actor,
-        identity=identity,
-        erased=found.tombstone is not None or gone,
-        certificate=found.tombstone_certificate
-        if found.tombstone is not None
-        else found.recording_certificate,
+    return _admitted(found, principal.actor, identity)
+
+
+async def admit_again(
+    services: Services, source_id: uuid.UUID, controller_id: uuid.UUID, actor: str, identity: bytes
+) -> Admitted:
+    """What there is to know of a push that was admitted, and acknowledged, before.
+
+    Raises:
+        Forbidden: the catalogue does not have this source any more.
+    """
+    rows = await services.database.lookup(_ADMISSION, source_id=source_id, identity=identity)
+    if not rows or rows[0].controller_id != controller_id:
+        raise Forbidden("the source of a spooled recording is not in the catalogue", reason="role")
+    return _admitted(rows[0], actor, identity)
+
+
+async def admit_offline(
+    services: Services,
+    principal: Principal,
+    named: str | None,
+    *,
+    external_id: str,
+    leg: str | None,
+    request_id: str,
+) -> Admitted | None:
+    """Admit from the local copy of sources; None where it does not know the caller, or is too old.
+
+    Identity, tombstones and customer settle when the catalogue is back.
+
+    Raises:
+        Forbidden: the source was switched off, or another one is named.
+        Unavailable: the policy refuses, and the refusal cannot be recorded.
+    """
+    found = services.offline.source(principal.source_id, services.clock.now())
+    if found is None or found.controller_id != _controller_id(principal):
+        return None
+    if not found.enabled:
+        raise Forbidden("this source is switched off", reason="source-disabled")
+    mine = named in (None, found.name, str(found.source_id))
+    await permit(
+        services,
+        principal,
+        Action.PUSH,
+        controller_id=found.controller_id,
+        target=Target(source_id=found.source_id if mine else uuid.UUID(int=0)),
+        object_type="source",
+        object_id=str(found.source_id),
+        request_id=request_id,
     )
+    identity = recording_identity(services.keyring, found.controller_id, found.source_id, external_id, leg)
+    return Admitted(
+        _source(found),
+        _controller(found),
+        principal.actor,
+        identity,
+        erased=False,
+        certificate=None,
+        offline=True,
+    )
+
+
+def _admitted(found: Any, actor: str, identity: bytes) -> Admitted:
+    tombstone = found.tombstone is not None
+    return Admitted(
+        source=_source(found),
+        controller=_controller(found),
+        actor=actor,
+        identity=identity,
+        erased=tombstone or found.state in GONE,
+        certificate=found.tombstone_certificate if tombstone else found.recording_certificate,
+    )
+
+
+def _source(found: Any) -> PushingSource:
+    return PushingSource(
+        found.source_id,
+        found.name,
+        found.default_lawful_basis,
+        found.default_media,
+        found.max_bytes,
+        found.kind,
+        found.settings or {},
+    )
+
+
+def _controller(found: Any) -> PushedTo:
+    return PushedTo(found.controller_id, found.country, found.time_zone, found.financial_year_end)
 
 
 def _controller_id(principal: Principal) -> uuid.UUID:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recorder.errors import TooLarge
@@ -135,6 +135,22 @@ class Arrival:
             yield chunk
         async for chunk in self._incoming:
             yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What is left to know of a body that arrived earlier; the names are those of `Arrival`."""
+
+    media: Media
+    received_size: int
+    received_sha256: bytes
+    card_removed: bool
+    duration: int | None
+
+    def duration_ms(self, kept_size: int) -> int | None:
+        """Length of the kept audio, in milliseconds, as it was told from its size then."""
+        del kept_size
+        return self.duration
 
 
 def hints_of(request: IngestRequest, source_media: dict[str, Any] | None) -> Hints:

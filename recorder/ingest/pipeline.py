@@ -18,19 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
-
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.principals import Principal
-from recorder.audit.events import AuditEvent, Detail, record
 from recorder.catalogue.enums import LawfulBasis
 from recorder.catalogue.tables import Recording
-from recorder.customers.matching import Match
 from recorder.errors import (
     Conflict,
     Erased,
@@ -38,54 +32,40 @@ from recorder.errors import (
     InvalidInput,
     MalformedInput,
     RecorderError,
-    TooMany,
     Unavailable,
 )
-from recorder.ingest import idempotency
-from recorder.ingest.admission import GONE, Admitted, admit, erased
+from recorder.ingest import idempotency, spooling
+from recorder.ingest.admission import GONE, Admitted, admit, admit_again, admit_offline
 from recorder.ingest.answers import outcome_of, preview
 from recorder.ingest.identity import aside_identity, payload_digest
 from recorder.ingest.intake import Arrival, Chunk
-from recorder.ingest.metadata import differences
 from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
-from recorder.ingest.storing import (
-    Delivery,
-    Standing,
-    finish,
-    match_of,
-    standing,
-    stored_document,
-    write_rows,
-)
-from recorder.ingest.uploading import Upload
+from recorder.ingest.settling import Settled, Settler, answer, find
+from recorder.ingest.spooling import Spooled, SpooledFrom
+from recorder.ingest.storing import Delivery, match_of
+from recorder.ingest.uploading import Retained, Upload
 from recorder.services import Services
+from storage.errors import StorageError, StoreRefused, StoreUnavailable
+from storage.spool import Spool, SpoolItem
 from storage.vault import SealedObject
 
 log = logging.getLogger("recorder.ingest")
-_EARLY: Final = 6
-"""Deliveries that may hold a transaction while their store finishes: a part of the pool of connections."""
-_PATIENCE: Final = 0.25
-"""Seconds for which they may. Their transaction looked at holds and schedules before that wait."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
-    """What the storing transaction came to, acted upon after it is committed."""
+class _Push:
+    """One push that was admitted.
 
-    kind: OutcomeKind
-    outcome: Outcome | None = None
-    keep_object: bool = False
-    first: uuid.UUID | None = None
-    aside: uuid.UUID | None = None
-    certificate: uuid.UUID | None = None
+    Attributes:
+        recording_id: the id that its recording gets, whichever way it takes.
+    """
 
-
-class _CommitUnknown(Exception):
-    """The database went away while a transaction was being committed."""
-
-    def __init__(self, cause: Unavailable) -> None:
-        super().__init__("the outcome of a commit is unknown")
-        self.cause = cause
+    request: IngestRequest
+    body: AsyncIterable[Chunk]
+    admitted: Admitted
+    request_id: str
+    basis: LawfulBasis
+    recording_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
 class Intake:
@@ -120,11 +100,15 @@ class Intake:
             Erased: this call was erased.
             Unavailable: database or store is away; nothing was accepted.
         """
-        admitted = await self._admit(request, principal, source, request_id)
-        if self._services.uploads.running >= self._services.settings.concurrent_uploads:
-            raise TooMany("too many uploads at once; try again")
+        admitted = await self._admit(request, principal, source, request_id, offline=True)
+        settings, uploads = self._services.settings, self._services.uploads
+        uploads.refuse_flood(
+            admitted.source.id,
+            share=admitted.source.share(settings.uploads_per_source),
+            all_of_them=settings.concurrent_uploads,
+        )
         task = asyncio.create_task(self._run(request, body, admitted, request_id))
-        self._services.uploads.track(task)
+        uploads.track(task, admitted.source.id)
         task.add_done_callback(_finished)
         return await asyncio.shield(task)
 
@@ -144,16 +128,15 @@ class Intake:
         """
         admitted = await self._admit(request, principal, source, request_id)
         now = self._services.clock.now()
-        basis = lawful_basis(request, admitted)
-        identity = admitted.identity
+        push = _Push(request, body, admitted, request_id, lawful_basis(request, admitted))
         admitted.refuse_erased()
         arrival = self._arrival(request, body, admitted)
         await arrival.begin()
         await arrival.drain()
         reasons = self._judge(request, arrival)
-        delivery = self._delivery(request, admitted, arrival, identity, reasons, basis, now, request_id, None)
+        delivery = self._delivery(push, arrival, admitted.identity, reasons, now, None)
         async with self._services.database.snapshot() as session:
-            first = await _find(session, admitted.source.id, identity)
+            first = await find(session, admitted.source.id, admitted.identity)
             match = await match_of(session, self._services, delivery)
             return preview(delivery, first, match)
 
@@ -175,158 +158,200 @@ class Intake:
         self, request: IngestRequest, body: AsyncIterable[Chunk], admitted: Admitted, request_id: str
     ) -> Outcome:
         """Run under the request's idempotency key, where it has one."""
+        push = _Push(request, body, admitted, request_id, lawful_basis(request, admitted))
         key = request.idempotency_key
-        if key is None:
-            return await self._store(request, body, admitted, request_id, None)
-        claim = await idempotency.claim(
-            self._services, admitted.controller.id, admitted.source.id, key, now=self._services.clock.now()
-        )
+        if key is None or admitted.offline:
+            return await self._take(push, None)
         try:
-            return await self._store(request, body, admitted, request_id, claim)
+            claim = await self._claim(admitted, key)
+        except Unavailable:
+            if self._services.spool is None:
+                raise
+            return await self._take(replace(push, admitted=replace(admitted, offline=True)), None)
+        try:
+            outcome = await self._take(push, claim)
         except BaseException:
             await asyncio.shield(idempotency.release(self._services, claim))
             raise
+        if outcome.kind is OutcomeKind.SPOOLED:
+            await idempotency.release(self._services, claim)  # it is claimed again when this is drained
+        return outcome
 
-    async def _store(
-        self,
-        request: IngestRequest,
-        body: AsyncIterable[Chunk],
-        admitted: Admitted,
-        request_id: str,
-        claim: idempotency.Claim | None,
-    ) -> Outcome:
-        basis = lawful_basis(request, admitted)
-        admitted.refuse_erased()
-        arrival = self._arrival(request, body, admitted)
+    async def _take(self, push: _Push, claim: idempotency.Claim | None) -> Outcome:
+        """Store a delivery, or make it durable on local disk where that has to come first."""
+        push.admitted.refuse_erased()
+        arrival = self._arrival(push.request, push.body, push.admitted)
         await arrival.begin()
         if claim is not None and claim.payload is not None:
-            return await self._replay(request, arrival, claim, admitted)
-        upload = Upload(self._services.vault, arrival)
-        keep = False
+            return await self._replay(push.request, arrival, claim, push.admitted)
+        spool, uploads = self._services.spool, self._services.uploads
+        if spool is None:
+            return await self._store(push, claim, arrival, arrival.kept())
+        kept = Retained(arrival.kept())
+        try:
+            if push.admitted.offline or uploads.store_suspect:
+                return await self._spool(push, arrival, kept, spool)
+            if push.admitted.source.tee:
+                return await self._spool_first(push, claim, arrival, kept, spool)
+            return await self._store_or_spool(push, claim, arrival, kept, spool)
+        finally:
+            await kept.aclose()
+
+    async def _store(
+        self, push: _Push, claim: idempotency.Claim | None, arrival: Arrival, kept: AsyncIterable[Chunk]
+    ) -> Outcome:
+        upload = Upload(self._services.vault, kept, size=arrival.kept_size_known, sha256=arrival.kept_hasher)
         try:
             # Every byte has arrived and is sealed; the store is still busy with the last of them.
             sealed = await upload.sealed()
-            now = self._services.clock.now()
-            reasons = self._judge(request, arrival)
-            identity = admitted.identity
+            reasons = self._judge(push.request, arrival)
+            identity = push.admitted.identity
             if "digest-mismatch" in reasons:
-                identity = self._aside(admitted, identity, arrival)
-            delivery = self._delivery(
-                request, admitted, arrival, identity, reasons, basis, now, request_id, sealed
-            )
-            try:
-                settled = await self._settled(delivery, claim, upload)
-            except _CommitUnknown as error:
-                # The answer to COMMIT may have been lost on the way: the row may be there. An orphan object
-                # can be found and removed later, a row without its bytes cannot be mended.
-                keep = True
-                raise error.cause from None
-            keep = settled.keep_object
-        finally:
-            if not keep:
-                await upload.discard()
-        return _answer(settled)
-
-    async def _settled(self, delivery: Delivery, claim: idempotency.Claim | None, upload: Upload) -> _Settled:
-        """Settle while the store finishes, where that holds up nobody; else when it has finished.
-
-        SQLite has one writer: nobody else could write while this one waits for a store. A store that is slow
-        must not hold connections of the database, so such waits are few and short.
-        """
-        uploads = self._services.uploads
-        if not self._services.database.sqlite and uploads.settling_early < _EARLY:
-            try:
-                with uploads.early():
-                    return await self._transact(replace(delivery), claim, upload, patience=_PATIENCE)
-            except TimeoutError:
-                log.debug("the store is slow; settling again after it")
-        await upload.written()
-        return await self._transact(delivery, claim, upload, patience=None)
-
-    async def _transact(
-        self,
-        delivery: Delivery,
-        claim: idempotency.Claim | None,
-        upload: Upload,
-        *,
-        patience: float | None,
-    ) -> _Settled:
-        try:
-            async with self._services.database.transaction() as session:
-                settled = await self._settle(session, delivery, claim, upload, patience)
-                delivery.committing = True
-        except Unavailable as error:
-            if delivery.committing:
-                raise _CommitUnknown(error) from error
+                identity = self._aside(push.admitted, identity, arrival)
+            delivery = self._delivery(push, arrival, identity, reasons, self._services.clock.now(), sealed)
+            delivery.recording_id = push.recording_id
+        except BaseException:
+            await upload.discard()
             raise
-        return settled
+        return answer(await Settler(self._services).settle(delivery, claim, upload))
 
-    async def _settle(
+    async def _store_or_spool(
         self,
-        session: AsyncSession,
-        delivery: Delivery,
+        push: _Push,
         claim: idempotency.Claim | None,
-        upload: Upload,
-        patience: float | None,
-    ) -> _Settled:
-        services, now = self._services, delivery.received_at
-        source_id = delivery.admitted.source.id
-        around = await standing(session, delivery)
-        if around.erased:
-            self._audit(
-                session, delivery, "recording.refused", str(source_id), "refused", {"reason": "erased"}
-            )
-            return _Settled(OutcomeKind.ERASED, certificate=around.certificate)
-        told: tuple[str, ...] = ()
-        match: Match | None = None
-        if around.first is None:
-            row, match = await write_rows(session, services, delivery, around)
-            kind = OutcomeKind.CREATED
-        else:
-            row = await session.get_one(Recording, around.first)
-            if (row.received_sha256 or row.sha256) != delivery.received_sha256:
-                return await self._conflict(session, delivery, row, around, upload, patience)
-            kind = OutcomeKind.REPEATED
-            told = await self._compare(session, delivery, row)
-        if claim is not None:
-            await idempotency.settle(session, claim, delivery.payload(services.keyring), row.id, now=now)
-        outcome = await outcome_of(session, services, row, kind, differences=told, match=match)
-        if kind is OutcomeKind.CREATED:
-            await finish(session, services, delivery, row, await upload.written(patience))
-        return _Settled(kind, outcome, keep_object=kind is OutcomeKind.CREATED)
+        arrival: Arrival,
+        kept: Retained,
+        spool: Spool,
+    ) -> Outcome:
+        """Store; what a store or database that goes away had of it is spooled, where it is still at hand."""
+        try:
+            return await self._store(push, claim, arrival, kept)
+        except (Unavailable, StoreUnavailable, StoreRefused) as error:
+            if not self._note_failure(error) or not kept.whole:
+                raise
+            log.warning("spooled instead", extra={"request_id": push.request_id}, exc_info=error)
+            try:
+                return await self._spool(push, arrival, kept.again(), spool)
+            except Unavailable:
+                raise error from None  # no room there either: the first reason stands
 
-    async def _conflict(
+    async def _spool(
+        self, push: _Push, arrival: Arrival, kept: AsyncIterable[Chunk], spool: Spool
+    ) -> Outcome:
+        """Acknowledge a delivery from local disk."""
+        item, spooled = await self._write(push, arrival, kept, spool)
+        self._services.uploads.spooled.set()
+        return spooled.outcome(self._services.keyring, item)
+
+    async def _spool_first(
         self,
-        session: AsyncSession,
-        delivery: Delivery,
-        first: Recording,
-        around: Standing,
-        upload: Upload,
-        patience: float | None,
-    ) -> _Settled:
-        """Other bytes under a known identity: both are kept, the second in quarantine, once."""
-        delivery.identity = self._aside_of(delivery)
-        known = await _find(session, delivery.admitted.source.id, delivery.identity)
-        if known is None:
-            delivery.reasons = (*delivery.reasons, "conflict")
-            delivery.conflict_of = first.id
-            known, _ = await write_rows(session, self._services, delivery, around)
-            kept = True
-        else:
-            kept = False
-        details: dict[str, Detail] = {"of": str(first.id), "again": not kept}
-        self._audit(session, delivery, "recording.conflict", str(known.id), "refused", details)
-        if kept:
-            await finish(session, self._services, delivery, known, await upload.written(patience))
-        return _Settled(OutcomeKind.CONFLICT, keep_object=kept, first=first.id, aside=known.id)
+        push: _Push,
+        claim: idempotency.Claim | None,
+        arrival: Arrival,
+        kept: Retained,
+        spool: Spool,
+    ) -> Outcome:
+        """Make it durable on local disk, then store it: its sender would not send it again."""
+        try:
+            item, spooled = await self._write(push, arrival, kept, spool)
+        except Unavailable:
+            if kept.begun:
+                raise
+            return await self._store_or_spool(push, claim, arrival, kept, spool)
+        with spool.in_hand(item) as mine:
+            if not mine:
+                return spooled.outcome(self._services.keyring, item)
+            try:
+                settled = await self._settle_spooled(item, spooled, spool, push.admitted, claim)
+            except (Unavailable, StorageError) as error:
+                self._note_failure(error)
+                self._services.uploads.spooled.set()
+                return spooled.outcome(self._services.keyring, item)
+            await spool.remove(item)
+        return answer(settled)
 
-    async def _compare(self, session: AsyncSession, delivery: Delivery, first: Recording) -> tuple[str, ...]:
-        document = await stored_document(session, self._services, first)
-        again = delivery.request.sealed_document()
-        skip = {*document.get("_estimated", ()), *again.get("_estimated", ())}
-        told = tuple(differences(document, again, ignore=skip))
-        self._audit(session, delivery, "recording.repeated", str(first.id), "ok", {"differs": list(told)})
-        return told
+    async def _write(
+        self, push: _Push, arrival: Arrival, kept: AsyncIterable[Chunk], spool: Spool
+    ) -> tuple[SpoolItem, Spooled]:
+        envelope = SpooledFrom(push.request, push.admitted, arrival, push.basis, push.request_id, self._judge)
+        return await spooling.write(
+            self._services, spool, kept, arrival, envelope, recording_id=push.recording_id
+        )
+
+    async def drain(self, item: SpoolItem, spool: Spool) -> str:
+        """Store what was acknowledged from the spool, write down what it came to, and remove it there.
+
+        It can be done again after any interruption: the identity is settled once.
+
+        Returns:
+            What it came to, as `recorder.ingest.spooling.note_drained` has it.
+
+        Raises:
+            Unavailable: the database is away.
+            Forbidden: the catalogue does not know the source.
+            storage.errors.StorageError: the store is away, or the item is damaged.
+        """
+        spooled = await Spooled.read(spool, item)
+        controller = uuid.UUID(item.controller_id)
+        admitted = await admit_again(
+            self._services, spooled.source_id, controller, spooled.actor, item.identity
+        )
+        claim = await self._claim_again(admitted, spooled)
+        try:
+            settled = await self._settle_spooled(item, spooled, spool, admitted, claim)
+        except BaseException:
+            if claim is not None:
+                await asyncio.shield(idempotency.release(self._services, claim))
+            raise
+        outcome = await spooling.note_drained(
+            self._services, item, spooled, settled, now=self._services.clock.now()
+        )
+        await spool.remove(item)
+        return outcome
+
+    async def _settle_spooled(
+        self,
+        item: SpoolItem,
+        spooled: Spooled,
+        spool: Spool,
+        admitted: Admitted,
+        claim: idempotency.Claim | None,
+    ) -> Settled:
+        delivery = spooled.delivery(self._services.keyring, admitted, item)
+        upload = Upload(self._services.vault, spool.read(item), size=item.size)
+        try:
+            delivery.sealed = await upload.sealed()
+        except BaseException:
+            await upload.discard()
+            raise
+        return await Settler(self._services).settle(delivery, claim, upload)
+
+    async def _claim(self, admitted: Admitted, key: str) -> idempotency.Claim:
+        now = self._services.clock.now()
+        return await idempotency.claim(
+            self._services, admitted.controller.id, admitted.source.id, key, now=now
+        )
+
+    async def _claim_again(self, admitted: Admitted, spooled: Spooled) -> idempotency.Claim | None:
+        """The idempotency key of a spooled delivery, where it is free; else the identity settles all."""
+        key = spooled.request.idempotency_key
+        if key is None:
+            return None
+        try:
+            claim = await self._claim(admitted, key)
+        except (Conflict, InvalidInput):
+            return None
+        return claim if claim.payload is None else None
+
+    def _note_failure(self, error: Exception) -> bool:
+        """Remember that the store failed, if that is what it was; whether spooling would help."""
+        if isinstance(error, Unavailable):
+            return error.dependency in {"database", "store"}
+        if isinstance(error, StoreUnavailable | StoreRefused):
+            if not self._services.settings.resolved_object_store.startswith("file:"):
+                self._services.uploads.suspect_store()
+            return True
+        return False
 
     async def _replay(
         self, request: IngestRequest, arrival: Arrival, claim: idempotency.Claim, admitted: Admitted
@@ -351,16 +376,38 @@ class Intake:
             return await outcome_of(session, self._services, first, OutcomeKind.REPEATED)
 
     async def _admit(
-        self, request: IngestRequest, principal: Principal, source: str | None, request_id: str
+        self,
+        request: IngestRequest,
+        principal: Principal,
+        source: str | None,
+        request_id: str,
+        *,
+        offline: bool = False,
     ) -> Admitted:
-        return await admit(
-            self._services,
-            principal,
-            source,
-            external_id=request.metadata.external_id,
-            leg=request.metadata.leg,
-            request_id=request_id,
-        )
+        metadata = request.metadata
+        try:
+            return await admit(
+                self._services,
+                principal,
+                source,
+                external_id=metadata.external_id,
+                leg=metadata.leg,
+                request_id=request_id,
+            )
+        except Unavailable:
+            if not offline or self._services.spool is None:
+                raise
+            known = await admit_offline(
+                self._services,
+                principal,
+                source,
+                external_id=metadata.external_id,
+                leg=metadata.leg,
+                request_id=request_id,
+            )
+            if known is None:
+                raise
+            return known
 
     def _arrival(self, request: IngestRequest, body: AsyncIterable[Chunk], admitted: Admitted) -> Arrival:
         limit = min(filter(None, (admitted.source.max_bytes, self._services.settings.max_upload_bytes)))
@@ -395,27 +442,24 @@ class Intake:
 
     def _delivery(
         self,
-        request: IngestRequest,
-        admitted: Admitted,
+        push: _Push,
         arrival: Arrival,
         identity: bytes,
         reasons: tuple[str, ...],
-        basis: LawfulBasis,
         now: datetime,
-        request_id: str,
         sealed: SealedObject | None,
     ) -> Delivery:
         return Delivery.prepare(
             self._services.keyring,
-            request=request,
-            admitted=admitted,
+            request=push.request,
+            admitted=push.admitted,
             arrival=arrival,
             identity=identity,
-            plain_identity=admitted.identity,
+            plain_identity=push.admitted.identity,
             reasons=reasons,
-            basis=basis,
+            basis=push.basis,
             received_at=now,
-            request_id=request_id,
+            request_id=push.request_id,
             sealed=sealed,
         )
 
@@ -423,35 +467,6 @@ class Intake:
         return aside_identity(
             self._services.keyring, admitted.controller.id, identity, arrival.received_sha256
         )
-
-    def _aside_of(self, delivery: Delivery) -> bytes:
-        return aside_identity(
-            self._services.keyring,
-            delivery.admitted.controller.id,
-            delivery.plain_identity,
-            delivery.received_sha256,
-        )
-
-    def _audit(
-        self,
-        session: AsyncSession,
-        delivery: Delivery,
-        action: str,
-        object_id: str,
-        outcome: str,
-        details: Mapping[str, Detail],
-    ) -> None:
-        event = AuditEvent(
-            action=action,
-            actor=delivery.admitted.actor,
-            object_type="source" if action == "recording.refused" else "recording",
-            object_id=object_id,
-            outcome=outcome,
-            controller_id=delivery.admitted.controller.id,
-            request_id=delivery.request_id,
-            details=details,
-        )
-        record(session, event, now=delivery.received_at)
 
 
 def _finished(task: asyncio.Task[Outcome]) -> None:
@@ -471,24 +486,6 @@ def lawful_basis(request: IngestRequest, admitted: Admitted) -> LawfulBasis:
         field = FieldError("/lawful_basis", "is missing, and the source has no default")
         raise InvalidInput(f"{field.path}: {field.message}", fields=[field])
     return basis
-
-
-async def _find(session: AsyncSession, source_id: uuid.UUID, identity: bytes) -> Recording | None:
-    query = sa.select(Recording).where(Recording.source_id == source_id, Recording.identity == identity)
-    return (await session.scalars(query)).one_or_none()
-
-
-def _answer(settled: _Settled) -> Outcome:
-    if settled.kind is OutcomeKind.ERASED:
-        raise erased(settled.certificate)
-    if settled.kind is OutcomeKind.CONFLICT:
-        raise Conflict(
-            f"other bytes are stored under this identity; these are kept in quarantine as {settled.aside}",
-            recording_id=str(settled.first),
-        )
-    if settled.outcome is None:
-        raise AssertionError("a settled delivery has an outcome")
-    return settled.outcome
 
 
 __all__ = ["Intake", "lawful_basis"]

@@ -83,6 +83,7 @@ class OutcomeKind(StrEnum):
     REPEATED = "repeated"
     CONFLICT = "conflict"
     ERASED = "erased"
+    SPOOLED = "spooled"  # durable on local disk; it becomes one of the others when it is drained
 
 
 @dataclass(frozen=True, slots=True)

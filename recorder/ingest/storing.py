@@ -35,7 +35,7 @@ from recorder.disposition.evaluation import recordings_of, reevaluate, store_dec
 from recorder.disposition.facts import Origin, active_version, case_of_new, schedule_of, wide_holds
 from recorder.ingest.admission import GONE, Admitted
 from recorder.ingest.identity import call_identity, payload_digest
-from recorder.ingest.intake import Arrival, counterpart
+from recorder.ingest.intake import Arrival, Arrived, counterpart
 from recorder.ingest.request import IngestRequest, quarantines
 from recorder.jobs.queue import new_job
 from recorder.services import Services
@@ -55,11 +55,12 @@ class Delivery:
         conflict_of: the recording whose identity it came under with other bytes.
         subject: whose key it is under; known once its rows are written.
         committing: from here on, a database that goes away may have committed.
+        recording_id: the id that its recording gets; settled beforehand where the sender was told it.
     """
 
     request: IngestRequest
     admitted: Admitted
-    arrival: Arrival
+    arrival: Arrival | Arrived
     identity: bytes
     plain_identity: bytes
     call_identity: bytes
@@ -73,6 +74,7 @@ class Delivery:
     conflict_of: uuid.UUID | None = None
     subject: Subject | None = field(default=None, repr=False)
     committing: bool = False
+    recording_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
     @classmethod
     def prepare(
@@ -81,7 +83,7 @@ class Delivery:
         *,
         request: IngestRequest,
         admitted: Admitted,
-        arrival: Arrival,
+        arrival: Arrival | Arrived,
         identity: bytes,
         plain_identity: bytes,
         reasons: tuple[str, ...],
@@ -344,7 +346,7 @@ def _recording(
         duration = round(metadata.duration * 1000)
     notice = metadata.notice
     return Recording(
-        id=uuid.uuid4(),
+        id=delivery.recording_id,
         controller_id=delivery.admitted.controller.id,
         source_id=delivery.admitted.source.id,
         call_id=call_id,

@@ -4,29 +4,113 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any, Final, Self
 
-from recorder.ingest.intake import Arrival
+from recorder.ingest.intake import Chunk
 from storage.errors import StorageError
-from storage.vault import SealedObject, Vault, WrittenObject
+from storage.vault import RunningDigest, SealedObject, Vault, WrittenObject
 
 log = logging.getLogger("recorder.ingest")
+KEPT: Final = 1024 * 1024
+"""Bytes of a body that are held in memory until its store has answered."""
+
+
+class Retained:
+    """A body that a second reader can take over from its beginning, as long as it is small.
+
+    What a failing store had read of it is not lost: up to `limit` bytes are remembered, and a reader that is
+    cancelled while it waits for more does not take the waiting with it. Past the limit nothing is remembered.
+    """
+
+    def __init__(self, source: AsyncIterable[Chunk], limit: int = KEPT) -> None:
+        self._source = aiter(source)
+        self._limit = limit
+        self._kept: list[Chunk] | None = []
+        self._size = 0
+        self._waiting: asyncio.Task[Chunk | None] | None = None
+        self._ended = False
+        self.begun = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it can still be read from its beginning."""
+        return self._kept is not None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        self.begun = True
+        if self._kept is None:
+            return await anext(self._source)
+        if self._ended:
+            raise StopAsyncIteration
+        if self._waiting is None:
+            self._waiting = asyncio.create_task(self._next())
+        piece = await asyncio.shield(self._waiting)
+        self._waiting = None
+        if piece is None:
+            self._ended = True
+            raise StopAsyncIteration
+        self._size += len(piece)
+        if self._size > self._limit:
+            self._kept = None
+        else:
+            self._kept.append(piece)
+        return piece
+
+    async def again(self) -> AsyncIterator[Chunk]:
+        """The whole body from its beginning, once; only while it is `whole`."""
+        kept = self._kept
+        if kept is None:
+            raise AssertionError("the body is too large to be read again")
+        self._limit = 0  # from here on nothing more is remembered
+        for piece in kept:
+            yield piece
+        while True:
+            try:
+                piece = await anext(self)
+            except StopAsyncIteration:
+                return
+            yield piece
+
+    async def aclose(self) -> None:
+        """Wait for nothing any more."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            await asyncio.wait([self._waiting])
+            if not self._waiting.cancelled():
+                self._waiting.exception()  # whoever waited for it has been told
+
+    async def _next(self) -> Chunk | None:
+        try:
+            return await anext(self._source)
+        except StopAsyncIteration:
+            return None
 
 
 class Upload:
-    """The writing of one arrival; begins at once. End it with `written` and keep, or with `discard`."""
+    """The writing of one body; begins at once. End it with `written` and keep, or with `discard`.
 
-    def __init__(self, vault: Vault, arrival: Arrival) -> None:
+    Args:
+        body: what is written.
+        size: its size in bytes, where it is known.
+        sha256: a running SHA-256 that somebody else feeds with the same bytes.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        body: AsyncIterable[Chunk],
+        *,
+        size: int | None = None,
+        sha256: RunningDigest | None = None,
+    ) -> None:
         self._vault = vault
         self._sealed: asyncio.Future[SealedObject] = asyncio.get_running_loop().create_future()
         self._writing = asyncio.create_task(
-            vault.write(
-                arrival.kept(),
-                role="original",
-                size=arrival.kept_size_known,
-                sha256=arrival.kept_hasher,
-                on_sealed=self._sealed.set_result,
-            )
+            vault.write(body, role="original", size=size, sha256=sha256, on_sealed=self._sealed.set_result)
         )
 
     async def sealed(self) -> SealedObject:

@@ -60,6 +60,7 @@ from recorder.catalogue.tables.rights import (
     RequestPackage,
     RightsRequest,
 )
+from recorder.catalogue.tables.spool import SpooledReceipt, SpoolState
 from recorder.catalogue.tables.uploads import ResumableUpload, UploadKind, UploadPiece, UploadState
 
 __all__ = [
@@ -113,6 +114,8 @@ __all__ = [
     "Source",
     "SourceSecret",
     "StoredObjectRow",
+    "SpoolState",
+    "SpooledReceipt",
     "Subject",
     "Tombstone",
     "UploadKind",

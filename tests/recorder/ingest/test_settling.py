@@ -135,7 +135,7 @@ async def test_a_slow_store_is_waited_for_without_a_transaction(
     paused: tuple[Services, PausingStore], source: Source, wav: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services, store = paused
-    monkeypatch.setattr("recorder.ingest.pipeline._PATIENCE", 0.0)
+    monkeypatch.setattr("recorder.ingest.settling._PATIENCE", 0.0)
     pushing = asyncio.create_task(push(services, source, request(), wav))
     await store.taken.wait()
     # The transaction that was begun early gives up, and with it go its locks: this one gets through.
