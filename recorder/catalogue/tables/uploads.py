@@ -58,16 +58,18 @@ class ResumableUpload(Base):
     sealed: Mapped[bytes | None]  # what is asked of the pipeline; NULL once it has ended
     holder: Mapped[str | None] = mapped_column(sa.String(120))
     lease_until: Mapped[datetime | None]
-    recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"))
-    problem: Mapped[dict[str, Any] | None]  # why it was refused, or how it ended
+    recording_id: Mapped[uuid.UUID | None] = mapped_column(index=True)  # in the spool it has no row yet
+    problem: Mapped[dict[str, Any] | None]  # why it was refused, how it ended, or what the spool took
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 
 
 class UploadPiece(Base):
-    """A sealed piece of an upload. ``wrapped_key`` is NULL once its key is destroyed; the row goes with the
-    object."""
+    """A sealed piece of an upload.
+
+    ``wrapped_key`` is NULL once its key is destroyed; the row goes with the object.
+    """
 
     __tablename__ = "upload_pieces"
     __table_args__ = (sa.UniqueConstraint("upload_id", "position"),)

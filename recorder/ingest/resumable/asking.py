@@ -1,4 +1,4 @@
-"""From ``Upload-Metadata`` to the pipeline's request, and that request as sealed JSON until its bytes are here."""
+"""From ``Upload-Metadata`` to the pipeline's request, kept as sealed JSON until its bytes are here."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def ask(
 ) -> Asked:
     """Read what an upload says of its recording.
 
-    The key ``metadata`` holds the JSON document of a push, which has to be right; without it, each key is what
-    a parameter of a raw push is, and what cannot be used is kept and named in the reasons.
+    The key ``metadata`` holds the JSON document of a push, which has to be right. Without it, each key is
+    what a parameter of a raw push is, and what cannot be used is kept and named in the reasons.
 
     Args:
         digests: of the whole recording, as announced.
@@ -109,7 +109,9 @@ def ask(
     unparsed: dict[str, Any] = {}
     if "metadata" in given:
         if odd := sorted(given.keys() - _IDLE - {"metadata"}):
-            fields = [FieldError(f"/{key[:60]}", "belongs into the document of the key metadata") for key in odd]
+            fields = [
+                FieldError(f"/{key[:60]}", "belongs into the document of the key metadata") for key in odd
+            ]
             raise InvalidInput("beside the key metadata only file name and type are taken", fields=fields)
         metadata = parse_metadata(dict(pairs)["metadata"])
     else:
