@@ -33,6 +33,7 @@ from recorder.api import (
     sources,
     system,
     webhooks,
+    tus,
 )
 from recorder.api.framework import SERVICES, Route, mount
 from recorder.api.middleware import add_headers, authenticate, observe, problems
@@ -68,6 +69,7 @@ ROUTES: tuple[Route, ...] = (
     *reports.ROUTES,
     *findings.ROUTES,
     *sources.ROUTES,
+    *tus.ROUTES,
     *source_secrets.ROUTES,
     *accounts.ROUTES,
     *webhooks.ROUTES,
@@ -128,6 +130,7 @@ def build_app(services: Services) -> web.Application:
     app.on_response_prepare.append(add_headers)
     mount(app, ROUTES)
     pages.mount(app)
+    app.on_response_prepare.append(tus.add_headers)
     return app
 
 
@@ -185,6 +188,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
                 # A push whose client left after its last byte is still being settled.
                 await services.uploads.drain()
 
+                await services.resumable.drain()
 
 async def work(settings: Settings) -> None:
     """Do background work until SIGTERM or SIGINT."""
