@@ -25,7 +25,7 @@ from recorder.errors import Forbidden, Unavailable
 from recorder.ingest.senders import allowed
 
 SESSION_COOKIE: Final = "recorder_session"
-SENDERS: Final = "/ingest/"
+SENDERS: Final = ("/ingest/", "/uploads")
 """Where telephony systems push; their credentials come in more ways than one."""
 CSRF_HEADER: Final = "X-CSRF-Token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
