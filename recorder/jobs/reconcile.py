@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import RecordingState
-from recorder.catalogue.tables import Recording, RequestPackage, StoredObjectRow
+from recorder.catalogue.tables import Recording, RequestPackage, StoredObjectRow, UploadPiece
 from recorder.jobs.findings import Seen, close_gone, report
 from recorder.services import Services
 from storage.errors import ObjectLocked, ObjectMissing
@@ -104,6 +104,8 @@ async def _judge(services: Services, page: Mapping[str, Sequence[Version]], find
             RequestPackage.key.in_(page), RequestPackage.deleted_at.is_(None)
         )
         others = set(await session.scalars(packages))
+        # Pieces of unfinished uploads; those whose keys are gone are deleted by their own chore.
+        others |= set(await session.scalars(sa.select(UploadPiece.key).where(UploadPiece.key.in_(page))))
     for key, versions in page.items():
         if (row := known.get(key)) is not None:
             _compare(row, versions, findings)
