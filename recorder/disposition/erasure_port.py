@@ -25,6 +25,7 @@ from recorder.disposition import erasure_rows as rows
 from recorder.disposition import ledger
 from recorder.disposition.certificates import CERTIFICATE_TYPE, certificate_document, sign, text
 from recorder.disposition.facts import load_cases
+from recorder.ingest.resumable import ending as uploads
 from recorder.rights import shredding
 from recorder.services import Services
 from retention.erasure import ORDER, Step
@@ -187,6 +188,7 @@ class SqlErasurePort:
         await self._note_versions(erasure_id, in_scope, found)
         await self._each(in_scope, functools.partial(self._delete, lift=lift))
         await shredding.delete_dead(self._services)
+        await uploads.delete_dead(self._services)
         async with self._step(erasure_id) as (session, erasure):
             fresh = await rows.objects(session, erasure)
             done = {row.id for row in in_scope}

@@ -43,6 +43,7 @@ from recorder.catalogue.tables import (
 from recorder.disposition.evaluation import reevaluate
 from recorder.disposition.facts import ALIVE
 from recorder.disposition.rekeying import lock_recordings_of, lock_subject, move_recordings
+from recorder.ingest.resumable import ending as uploads
 from recorder.jobs.queue import enqueue
 from recorder.playback.spans import card_spans
 from recorder.rights import shredding
@@ -213,6 +214,8 @@ async def destroy(session: AsyncSession, services: Services, erasure: Erasure, n
     destroyed: list[Subject] = []
     # Packages of copies that were made to answer a request hold the same voice.
     await shredding.forget(session, gone, erasure.customer_id, now)
+    # So do the pieces of a repeated upload that has not come to its end.
+    await uploads.forget(session, gone, now)
     if erasure.scope == "original":
         await _owe_new_key(session, gone)
     else:
