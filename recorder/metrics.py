@@ -119,17 +119,20 @@ class Metrics:
             "Webhook messages that were given up and wait for a person. Alarm above zero.",
             registry=self.registry,
         )
-        self.jobs = Gauge(
-            "recorder_jobs", "Background work by kind and state.", ["kind", "state"], registry=self.registry
-        )
-        self.fetches = Counter(
-            "recorder_fetches_total",
-            "Recordings fetched from their senders: done, again (will be tried again), failed (given up).",
-            ["outcome"],
+        self.gap_hours = Gauge(
+            "recorder_completeness_gap_hours",
+            "Hours of the last two weeks in which a source brought fewer recordings than it should have.",
+            ["source"],
             registry=self.registry,
         )
-        self.fetches_waiting = Gauge(
-            "recorder_fetches_waiting", "Recordings still to be fetched.", registry=self.registry
+        self.expected_recordings = Gauge(
+            "recorder_expected_recordings",
+            "Recordings that were told of and whose audio is not here, by outcome.",
+            ["controller", "outcome"],
+            registry=self.registry,
+        )
+        self.jobs = Gauge(
+            "recorder_jobs", "Background work by kind and state.", ["kind", "state"], registry=self.registry
         )
         self.fetches = Counter(
             "recorder_fetches_total",

@@ -10,7 +10,7 @@ from recorder.catalogue.tables.accounts import (
     WebSession,
 )
 from recorder.catalogue.tables.audit import AuditCheckpoint, AuditEntry, AuditNode
-from recorder.catalogue.tables.completeness import ExpectedRecording
+from recorder.catalogue.tables.completeness import ExpectedRecording, SourceHour
 from recorder.catalogue.tables.disposition import (
     Certificate,
     Erasure,
@@ -112,10 +112,11 @@ __all__ = [
     "ScheduleVersion",
     "ScrubCursor",
     "Source",
+    "SourceHour",
     "SourceSecret",
-    "StoredObjectRow",
     "SpoolState",
     "SpooledReceipt",
+    "StoredObjectRow",
     "Subject",
     "Tombstone",
     "UploadKind",

@@ -1,6 +1,6 @@
-"""What should have come: a row for each recording that a sender or a CDR told of and whose audio is not here.
+"""What should have come: recordings told of whose audio is not here, and each hour of each source.
 
-No personal data: digests, times and codes only, so that a row may outlive what it stood for.
+No personal data: digests, times, codes and counts only, so that a row may outlive what it stood for.
 """
 
 from __future__ import annotations
@@ -36,3 +36,30 @@ class ExpectedRecording(Base):
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
     recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"))
+
+
+class SourceHour(Base):
+    """One hour (UTC) of a source: how many recordings came of those that should have."""
+
+    __tablename__ = "source_hours"
+    __table_args__ = (
+        sa.Index("ix_source_hours_listing", "controller_id", "hour"),
+        sa.Index(
+            "ix_source_hours_gaps",
+            "source_id",
+            "hour",
+            sqlite_where=sa.text("gap"),
+            postgresql_where=sa.text("gap"),
+        ),
+    )
+
+    source_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("sources.id"), primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    controller_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("controllers.id"))
+    received: Mapped[int]
+    missing: Mapped[int]  # told of by a CDR and not here
+    expected: Mapped[int | None]  # None: nothing is known to compare with
+    basis: Mapped[str | None] = mapped_column(sa.String(10))  # cdr, learned
+    gap: Mapped[bool]
+    opened_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
