@@ -6,16 +6,24 @@ from collections.abc import Mapping
 from typing import Final
 
 from recorder.ingest.adapters.base import Adapter
+from recorder.ingest.adapters.oreka import OrekaAdapter
 from recorder.ingest.adapters.raw import RawAdapter
-from recorder.ingest.adapters.settings import SourceSettings
+from recorder.ingest.adapters.rtpengine import RtpengineAdapter
+from recorder.ingest.adapters.settings import NamedSettings, PartySettings, SourceSettings
+from recorder.ingest.adapters.siprec import SiprecAdapter
+from recorder.ingest.adapters.switches import AsteriskAdapter, FreeSwitchAdapter, KazooAdapter
 
 GENERIC: Final = "generic"
 
 _ADAPTERS: Final[tuple[Adapter, ...]] = (
     RawAdapter(GENERIC),
     RawAdapter("spool"),
-    RawAdapter("freeswitch"),
-    RawAdapter("kazoo"),
+    AsteriskAdapter(),
+    FreeSwitchAdapter(),
+    KazooAdapter(),
+    OrekaAdapter(),
+    RtpengineAdapter(),
+    SiprecAdapter(),
 )
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {adapter.kind: adapter for adapter in _ADAPTERS}
@@ -24,8 +32,12 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {adapter.kind: adapter for adapter in _
 SETTINGS: Final[Mapping[str, type[SourceSettings]]] = {
     GENERIC: SourceSettings,
     "spool": SourceSettings,
+    "asterisk": NamedSettings,
     "freeswitch": SourceSettings,
     "kazoo": SourceSettings,
+    "oreka": SourceSettings,
+    "rtpengine": PartySettings,
+    "siprec": PartySettings,
 }
 """What may be set of a source, by kind; kinds without an adapter come by another road (a WebSocket)."""
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from recorder.ingest.adapters.filenames import FREEPBX, compile_pattern
+
 
 def _network(value: str) -> str:
     return str(ipaddress.ip_network(value, strict=False))
@@ -53,3 +55,19 @@ class ZonedSettings(SourceSettings):
     """Settings of kinds that write local times."""
 
     time_zone: TimeZone = Field("UTC", description="of the times in its file names and messages (IANA name)")
+
+
+def _pattern(value: str) -> str:
+    compile_pattern(value)
+    return value
+
+
+class NamedSettings(ZonedSettings):
+    """Settings of switchboards whose file names tell of the call."""
+
+    file_names: Annotated[
+        list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1, max_length=16)
+    ] = Field(default=[FREEPBX], description="patterns of file names, tried in order")
+    extension_digits: Annotated[int, Field(ge=0, le=15)] = Field(
+        5, description="a number of at most so many digits is an extension of the house"
+    )
