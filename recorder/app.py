@@ -59,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
     *ingest.ROUTES,
     *senders.ROUTES,
     *recordings.ROUTES,
+    *calls.ROUTES,
     *redactions.ROUTES,
     *playback.ROUTES,
     *customers.ROUTES,

@@ -44,6 +44,7 @@ class _Filters(BaseModel):
 
     controller: uuid.UUID | None = Field(None, description="where the caller has several")
     customer: uuid.UUID | None = Field(None, description="id of the customer, never the number")
+    call: uuid.UUID | None = Field(None, description="id of the call")
     agent: Code | None = None
     queue: Code | None = None
     from_: Moment | None = Field(None, alias="from", description="calls that began then or later")
@@ -55,7 +56,16 @@ class _Filters(BaseModel):
 
     def filters(self) -> Filters:
         """As the catalogue takes them."""
-        return Filters(self.customer, self.agent, self.queue, self.from_, self.to, self.tag, self.state)
+        return Filters(
+            self.customer,
+            self.agent,
+            self.queue,
+            self.from_,
+            self.to,
+            self.tag,
+            self.state,
+            call_id=self.call,
+        )
 
 
 class ListQuery(_Filters):
@@ -238,7 +248,7 @@ async def _page(call: ApiCall, asked: _Filters, personal: CustomerQuery | None) 
         limit=asked.limit,
         request_id=call.request_id,
     )
-    return RecordingPage(items=[RecordingItem(**_item(found)) for found in page.items], next=page.next)
+    return RecordingPage(items=[RecordingItem(**item_of(found)) for found in page.items], next=page.next)
 
 
 async def get_recording(call: ApiCall) -> RecordingDetail:
@@ -246,7 +256,7 @@ async def get_recording(call: ApiCall) -> RecordingDetail:
     viewed = await finding.view(call.services, call.principal, call.uuid("id"), request_id=call.request_id)
     row = viewed.found.recording
     return RecordingDetail(
-        **_item(viewed.found),
+        **item_of(viewed.found),
         source_id=row.source_id,
         received_at=row.received_at,
         lawful_basis=row.lawful_basis,
@@ -301,7 +311,8 @@ async def get_history(call: ApiCall) -> HistoryAnswer:
     return HistoryAnswer(items=[HistoryEntry(index=view.index, entry=view.entry) for view in found])
 
 
-def _item(found: Found) -> dict[str, Any]:
+def item_of(found: Found) -> dict[str, Any]:
+    """A recording as lists show it."""
     row = found.recording
     return {
         "id": row.id,

@@ -10,11 +10,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from recorder.access.policy import ScopeFilter
 from recorder.catalogue.enums import LinkRole, RecordingState
 from recorder.catalogue.tables import (
     BlindIndex,
+    Call,
+    CallLink,
     Customer,
     Erasure,
     ErasureItem,
@@ -26,7 +29,15 @@ from recorder.catalogue.tables import (
     StoredObjectRow,
 )
 
-__all__ = ["Filters", "Position", "about", "given_to", "links_of", "list_recordings"]
+__all__ = [
+    "Filters",
+    "Position",
+    "about",
+    "given_to",
+    "linked_calls",
+    "links_of",
+    "list_recordings",
+]
 
 _LINKED = (LinkRole.PRINCIPAL, LinkRole.REFERENCE)
 _GONE = (RecordingState.ERASING, RecordingState.ERASED)
@@ -52,6 +63,7 @@ class Filters:
     tag: str | None = None
     state: RecordingState | None = None
     digests: tuple[tuple[str, bytes], ...] = ()
+    call_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,8 @@ def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if filters.customer_id is not None:
         found.append(_of_customers([filters.customer_id]))
+    if filters.call_id is not None:
+        found.append(Recording.call_id == filters.call_id)
     if filters.agent is not None:
         found.append(_served_by(None, [filters.agent]))
     if filters.queue is not None:
@@ -164,6 +178,24 @@ async def links_of(session: AsyncSession, recording_id: uuid.UUID) -> list[Recor
     """The customers on a recording, candidates included."""
     query = sa.select(RecordingLink).where(RecordingLink.recording_id == recording_id)
     return list(await session.scalars(query.order_by(RecordingLink.created_at, RecordingLink.customer_id)))
+
+
+async def linked_calls(session: AsyncSession, call_id: uuid.UUID) -> list[tuple[uuid.UUID, str]]:
+    """The calls that an attended transfer ties to a call: id, and ``from`` or ``to``, the earliest first."""
+    before = (
+        sa.select(Call.id, sa.literal("from").label("way"), Call.started_at)
+        .join(CallLink, sa.and_(CallLink.source_id == Call.source_id, CallLink.other == Call.identity))
+        .where(CallLink.call_id == call_id)
+    )
+    me = aliased(Call)
+    after = (
+        sa.select(Call.id, sa.literal("to").label("way"), Call.started_at)
+        .join(CallLink, CallLink.call_id == Call.id)
+        .join(me, sa.and_(CallLink.source_id == me.source_id, CallLink.other == me.identity))
+        .where(me.id == call_id)
+    )
+    rows = await session.execute(sa.union_all(before, after).order_by("started_at"))
+    return [(row.id, row.way) for row in rows.all()]
 
 
 async def given_to(

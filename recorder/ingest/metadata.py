@@ -92,10 +92,15 @@ class _Part(BaseModel):
 
 
 class CallRef(_Part):
-    """Which call a recording belongs to; recordings of one call share its ``external_id``."""
+    """Which call a recording belongs to; recordings of one call share its ``external_id``.
+
+    ``part`` orders what was recorded piece by piece; ``transferred_from`` is the sender's id of the call out of
+    which this one came by an attended transfer.
+    """
 
     external_id: Identifier
     part: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    transferred_from: Identifier | None = None
 
 
 class CustomerRef(_Part):
@@ -275,6 +280,7 @@ _QUERY: Final[dict[str, tuple[str, ...]]] = {
     "leg": ("leg",),
     "call": ("call", "external_id"),
     "part": ("call", "part"),
+    "transferred_from": ("call", "transferred_from"),
     "started_at": ("started_at",),
     "ended_at": ("ended_at",),
     "duration": ("duration",),

@@ -21,6 +21,7 @@ from recorder.catalogue.tables import (
     Base,
     BlindIndex,
     Call,
+    CallLink,
     Customer,
     Recording,
     RecordingAgent,
@@ -244,6 +245,7 @@ async def write_rows(
         subject = new_subject(services.keyring, controller.id, SubjectKind.UNLINKED, now=now)
         rows = [subject]
     call_id = await _call(session, delivery, around, rows)
+    rows += await _transfer(session, services.keyring, delivery, call_id)
     row = _recording(delivery, call_id, subject, customer)
     row.sealed = seal_json(
         services.keyring, subject, RECORDING_METADATA, row.id, delivery.request.sealed_document()
@@ -299,6 +301,20 @@ async def _call(session: AsyncSession, delivery: Delivery, around: Standing, row
     return call.id
 
 
+async def _transfer(
+    session: AsyncSession, keyring: Keyring, delivery: Delivery, call_id: uuid.UUID
+) -> list[Base]:
+    """The link to the call that this one came out of, once, whichever of the two is here first."""
+    call = delivery.request.metadata.call
+    if call is None or call.transferred_from is None:
+        return []
+    source = delivery.admitted.source.id
+    other = call_identity(keyring, delivery.admitted.controller.id, source, call.transferred_from)
+    if other == delivery.call_identity or await session.get(CallLink, (call_id, other)) is not None:
+        return []
+    return [CallLink(call_id=call_id, other=other, source_id=source, created_at=delivery.received_at)]
+
+
 async def finish(
     session: AsyncSession, services: Services, delivery: Delivery, row: Recording, written: WrittenObject
 ) -> None:
@@ -350,6 +366,7 @@ def _recording(
         controller_id=delivery.admitted.controller.id,
         source_id=delivery.admitted.source.id,
         call_id=call_id,
+        part=None if metadata.call is None else metadata.call.part,
         identity=delivery.identity,
         conflict_of=delivery.conflict_of,
         subject_id=subject.id,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -10,12 +11,13 @@ from zoneinfo import ZoneInfo
 
 from recorder.catalogue.enums import Direction, RecordingState
 from recorder.catalogue.tables import Controller, Recording
+from recorder.playback.calls import CallPart
 from recorder.playback.finding import Found
 from recorder.playback.spans import read_spans
 from recorder.playback.words import PURPOSE_WORDS, day
 from retention.model import Purpose
 
-__all__ = ["PURPOSES", "Mark", "call", "clock", "day", "exact", "facts", "quarantined", "row"]
+__all__ = ["PURPOSES", "Mark", "call", "clock", "day", "exact", "facts", "quarantined", "row", "whole"]
 
 PURPOSES: Final = {purpose.value: words.lower() for purpose, words in PURPOSE_WORDS.items()}
 _STATES: Final = {
@@ -153,6 +155,29 @@ def call(recording: Recording, controller: Controller, now: datetime) -> dict[st
         "still_there": bool(read_spans(recording.muted, card_data_removed=recording.card_data_removed)),
         "lanes": lanes(recording),
     }
+
+
+def whole(parts: Sequence[CallPart], here: uuid.UUID, purpose: Purpose | None) -> list[dict[str, Any]]:
+    """The recordings of a call and of those that a transfer ties to it, in order."""
+    found: list[dict[str, Any]] = []
+    for part in parts:
+        for number, item in enumerate(part.recordings, 1):
+            words = f"Recording {number}" if len(part.recordings) > 1 else "Recording"
+            parties = [str(channel.get("party")) for channel in item.recording.channels]
+            if len(parties) == 1:
+                words += f", {parties[0]}"
+            if part.way != "self":
+                words += {"from": " before the transfer", "to": " after the transfer"}[part.way]
+            asked = "" if purpose is None else f"?purpose={purpose.value}"
+            found.append(
+                {
+                    "words": words,
+                    "href": f"/app/calls/{item.recording.id}{asked}",
+                    "length": clock(item.recording.duration_ms),
+                    "here": item.recording.id == here,
+                }
+            )
+    return found
 
 
 def lanes(recording: Recording) -> list[dict[str, str]]:

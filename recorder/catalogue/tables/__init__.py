@@ -36,6 +36,7 @@ from recorder.catalogue.tables.parties import (
 )
 from recorder.catalogue.tables.recordings import (
     Call,
+    CallLink,
     IdempotencyKey,
     Listen,
     ListeningLink,
@@ -75,6 +76,7 @@ __all__ = [
     "Breach",
     "BreachRecording",
     "Call",
+    "CallLink",
     "Certificate",
     "Choice",
     "Contact",

@@ -44,6 +44,18 @@ class Call(Base):
     created_at: Mapped[datetime]
 
 
+class CallLink(Base):
+    """A call that came out of another one, which is named by its identity: it may come later, or never."""
+
+    __tablename__ = "call_links"
+    __table_args__ = (sa.Index("ix_call_links_other", "source_id", "other"),)
+
+    call_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("calls.id"), primary_key=True)
+    other: Mapped[bytes] = mapped_column(primary_key=True)  # keyed HMAC of the sender's id of the other call
+    source_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("sources.id"))
+    created_at: Mapped[datetime]
+
+
 class Recording(Base):
     """One recording. Personal metadata as pushed is in ``sealed``; what sorts and filters is plain."""
 
@@ -68,6 +80,7 @@ class Recording(Base):
     controller_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("controllers.id"))
     source_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("sources.id"))
     call_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("calls.id"), index=True)
+    part: Mapped[int | None]  # its place among the parts of the call, as the sender counts them
     # Keyed HMAC of (external id, leg). A conflicting delivery kept in quarantine gets a random one.
     identity: Mapped[bytes]
     conflict_of: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"))

@@ -29,6 +29,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_spool_states")),
     )
     op.create_table(
+        "assessment_totals",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("controller_id", sa.Uuid(), nullable=False),
+        sa.Column("month", sa.String(length=7), nullable=False),
+        sa.Column("queue", sa.String(length=100), nullable=True),
+        sa.Column("form", sa.String(length=64), nullable=False),
+        sa.Column("count", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("points", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("out_of", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["controller_id"], ["controllers.id"], name=op.f("fk_assessment_totals_controller_id_controllers")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_assessment_totals")),
+    )
+    with op.batch_alter_table("assessment_totals", schema=None) as batch_op:
+        batch_op.create_index("ix_assessment_totals_month", ["controller_id", "month"], unique=False)
+
+    op.create_table(
         "webhook_endpoints",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("controller_id", sa.Uuid(), nullable=False),
@@ -216,6 +234,19 @@ def upgrade() -> None:
         batch_op.create_index("ix_webhook_messages_listing", ["endpoint_id", "created_at"], unique=False)
 
     op.create_table(
+        "call_links",
+        sa.Column("call_id", sa.Uuid(), nullable=False),
+        sa.Column("other", sa.LargeBinary(), nullable=False),
+        sa.Column("source_id", sa.Uuid(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["call_id"], ["calls.id"], name=op.f("fk_call_links_call_id_calls")),
+        sa.ForeignKeyConstraint(["source_id"], ["sources.id"], name=op.f("fk_call_links_source_id_sources")),
+        sa.PrimaryKeyConstraint("call_id", "other", name=op.f("pk_call_links")),
+    )
+    with op.batch_alter_table("call_links", schema=None) as batch_op:
+        batch_op.create_index("ix_call_links_other", ["source_id", "other"], unique=False)
+
+    op.create_table(
         "upload_pieces",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("upload_id", sa.Uuid(), nullable=False),
@@ -235,6 +266,30 @@ def upgrade() -> None:
         sa.UniqueConstraint("key", name=op.f("uq_upload_pieces_key")),
         sa.UniqueConstraint("upload_id", "position", name=op.f("uq_upload_pieces_upload_id_position")),
     )
+    op.create_table(
+        "assessments",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("controller_id", sa.Uuid(), nullable=False),
+        sa.Column("recording_id", sa.Uuid(), nullable=False),
+        sa.Column("assessor", sa.String(length=120), nullable=False),
+        sa.Column("agent", sa.String(length=64), nullable=False),
+        sa.Column("form", sa.String(length=64), nullable=False),
+        sa.Column("points", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("out_of", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("given_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["controller_id"], ["controllers.id"], name=op.f("fk_assessments_controller_id_controllers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["recording_id"], ["recordings.id"], name=op.f("fk_assessments_recording_id_recordings")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_assessments")),
+    )
+    with op.batch_alter_table("assessments", schema=None) as batch_op:
+        batch_op.create_index("ix_assessments_agent", ["controller_id", "agent"], unique=False)
+        batch_op.create_index(batch_op.f("ix_assessments_assessor"), ["assessor"], unique=False)
+        batch_op.create_index(batch_op.f("ix_assessments_recording_id"), ["recording_id"], unique=False)
+
     op.create_table(
         "expected_recordings",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -290,8 +345,19 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_spooled_receipts")),
     )
+    with op.batch_alter_table("api_tokens", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("issued_by", sa.String(length=120), nullable=True))
+
+    with op.batch_alter_table("breaches", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("reminded", sa.String(length=20), nullable=True))
+
     with op.batch_alter_table("erasure_items", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_erasure_items_recording_id"), ["recording_id"], unique=False)
+
+    with op.batch_alter_table("recordings", schema=None) as batch_op:
+        batch_op.add_column(
+            sa.Column("part", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True)
+        )
 
     with op.batch_alter_table("requests", schema=None) as batch_op:
         batch_op.add_column(sa.Column("replied_at", sa.DateTime(timezone=True), nullable=True))
@@ -304,15 +370,34 @@ def downgrade() -> None:
         batch_op.drop_column("replied_by")
         batch_op.drop_column("replied_at")
 
+    with op.batch_alter_table("recordings", schema=None) as batch_op:
+        batch_op.drop_column("part")
+
     with op.batch_alter_table("erasure_items", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_erasure_items_recording_id"))
+
+    with op.batch_alter_table("breaches", schema=None) as batch_op:
+        batch_op.drop_column("reminded")
+
+    with op.batch_alter_table("api_tokens", schema=None) as batch_op:
+        batch_op.drop_column("issued_by")
 
     op.drop_table("spooled_receipts")
     with op.batch_alter_table("expected_recordings", schema=None) as batch_op:
         batch_op.drop_index("ix_expected_recordings_open")
 
     op.drop_table("expected_recordings")
+    with op.batch_alter_table("assessments", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_assessments_recording_id"))
+        batch_op.drop_index(batch_op.f("ix_assessments_assessor"))
+        batch_op.drop_index("ix_assessments_agent")
+
+    op.drop_table("assessments")
     op.drop_table("upload_pieces")
+    with op.batch_alter_table("call_links", schema=None) as batch_op:
+        batch_op.drop_index("ix_call_links_other")
+
+    op.drop_table("call_links")
     with op.batch_alter_table("webhook_messages", schema=None) as batch_op:
         batch_op.drop_index("ix_webhook_messages_listing")
         batch_op.drop_index("ix_webhook_messages_due")
@@ -342,4 +427,8 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_webhook_endpoints_controller_id"))
 
     op.drop_table("webhook_endpoints")
+    with op.batch_alter_table("assessment_totals", schema=None) as batch_op:
+        batch_op.drop_index("ix_assessment_totals_month")
+
+    op.drop_table("assessment_totals")
     op.drop_table("spool_states")
