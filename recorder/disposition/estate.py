@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from recorder.catalogue.tables import Controller, Customer, Recording, Source
-from recorder.disposition.facts import ALIVE, CHUNK, load_cases
+from recorder.disposition.facts import ALIVE, CHUNK, load_cases, queries_of
+from recorder.disposition.hold_queries import Query, may_match
 from recorder.disposition.plain import LocalDays, circumstanced, is_plain, is_regular, offsets_of
 from recorder.services import Services
 from retention.model import Case, Facts, Schedule, TriggerKind
@@ -72,7 +73,9 @@ async def groups(
     whole = await session.scalar(
         sa.select(sa.func.count()).select_from(Recording).where(Recording.controller_id == controller.id)
     )
-    reader = _Reader(controller, schedules, now, sqlite, progress or (lambda _done, _all: None), whole or 0)
+    told = progress or (lambda _done, _all: None)
+    queries = await queries_of(session, controller.id)
+    reader = _Reader(controller, schedules, now, sqlite, told, whole or 0, queries)
     await reader.read_plain(session)
     await reader.read_others(session)
     return list(reader.found.values())
@@ -95,6 +98,7 @@ class _Reader:
     sqlite: bool
     progress: Progress
     whole: int
+    queries: Sequence[Query]
     found: dict[Hashable, Group] = field(default_factory=dict)
     done: int = 0
 
@@ -142,7 +146,7 @@ class _Reader:
                 sa.func.sum(Recording.duration_ms),
                 sa.func.sum(Recording.size),
             )
-            .where(*_living(self.controller.id, scan=self.sqlite), is_plain(self.now))
+            .where(*_living(self.controller.id, scan=self.sqlite), is_plain(self.now, self.queries))
             .group_by(*(sa.literal_column(str(place + 1)) for place in range(len(columns))))
         )
         if {"contact", "relationship_ended", "financial_year_end"} & columns.keys():
@@ -316,7 +320,7 @@ class _Reader:
 
     async def read_others(self, session: AsyncSession) -> None:
         """Load what is not plain as the engine sees it; the schedule is left out of the question."""
-        rows = await others(session, self.controller.id, self.now, scan=self.sqlite)
+        rows = await others(session, self.controller.id, self.now, self.queries, scan=self.sqlite)
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             cases = await load_cases(session, [row.id for row in chunk], self.now)
@@ -359,11 +363,12 @@ class _Calendar:
 
 
 async def others(
-    session: AsyncSession, controller_id: uuid.UUID, now: datetime, *, scan: bool
+    session: AsyncSession, controller_id: uuid.UUID, now: datetime, queries: Sequence[Query], *, scan: bool
 ) -> Sequence[Any]:
     """Living recordings that are not plain, with their lengths and sizes."""
     columns = sa.select(Recording.id, Recording.duration_ms, Recording.size)
-    odd = columns.where(*_living(controller_id, scan=scan), sa.not_(is_regular(now)))
+    unlike = sa.or_(sa.not_(is_regular(now)), *(may_match(query) for query in queries))
+    odd = columns.where(*_living(controller_id, scan=scan), unlike)
     found = {row.id: row for row in await session.execute(odd)}
     touched = columns.where(*_living(controller_id), Recording.id.in_(circumstanced()))
     found |= {row.id: row for row in await session.execute(touched)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -20,10 +20,10 @@ from retention.engine import decide_case
 __all__ = [
     "active_schedule",
     "current_decision",
+    "next_look",
     "reevaluate",
     "reevaluate_customer",
     "store_decision",
-    "sweep_date",
 ]
 
 
@@ -89,22 +89,19 @@ def store_decision(recording: Recording, decision: Decision, now: datetime) -> N
     recording.decision = document
     recording.schedule_version = decision.schedule_version
     recording.erase_on = decision.erase_on
-    recording.sweep_on = sweep_date(document, now)
+    recording.sweep_on = next_look(decision.erase_on, decision.reevaluate_at, decision.destroy_original, now)
     recording.held = decision.held
     recording.restricted = decision.restricted
     recording.evaluated_at = now
 
 
-def sweep_date(decision: Mapping[str, object], now: datetime) -> datetime | None:
-    """When the sweep must look at a recording next: at its end, or before if its inputs change by themselves.
-
-    Args:
-        decision: in its JSON form.
-    """
-    if decision["destroy_original"]:
+def next_look(
+    erase_on: datetime | None, reevaluate_at: datetime | None, destroy_original: bool, now: datetime
+) -> datetime | None:
+    """When the sweep must look at a recording next: at its end, or when its inputs change by themselves."""
+    if destroy_original:
         return now
-    moments = [decision["erase_on"], decision["reevaluate_at"]]
-    return min((datetime.fromisoformat(m) for m in moments if isinstance(m, str)), default=None)
+    return min((moment for moment in (erase_on, reevaluate_at) if moment is not None), default=None)
 
 
 async def reevaluate_customer(

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.catalogue import enums
+from recorder.catalogue.lists import among
 from recorder.catalogue.tables import (
     Choice,
     Controller,
@@ -161,14 +162,17 @@ async def active_schedule(session: AsyncSession, controller_id: uuid.UUID) -> mo
 
 @dataclass(slots=True)
 class _Circumstances:
-    """What was found around a set of recordings, by recording and by customer."""
+    """What was found around a set of recordings, by recording and by customer.
+
+    A hold or a restriction stands under its target, which is one or the other.
+    """
 
     people: dict[uuid.UUID, set[uuid.UUID]] = field(default_factory=lambda: defaultdict(set))
     customers: dict[uuid.UUID, Any] = field(default_factory=dict)
-    holds: list[Any] = field(default_factory=list)
+    holds: dict[uuid.UUID, list[Any]] = field(default_factory=lambda: defaultdict(list))
     queries: list[tuple[Any, hold_queries.Query]] = field(default_factory=list)
     choices: dict[uuid.UUID, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    restrictions: list[Any] = field(default_factory=list)
+    restrictions: dict[uuid.UUID, list[Any]] = field(default_factory=lambda: defaultdict(list))
     requests: dict[uuid.UUID, list[model.Request]] = field(default_factory=lambda: defaultdict(list))
     asked: dict[uuid.UUID, list[model.Request]] = field(default_factory=lambda: defaultdict(list))
 
@@ -285,7 +289,7 @@ async def _recordings(
         )
         .join(Source, Source.id == Recording.source_id)
         .join(Controller, Controller.id == Recording.controller_id)
-        .where(Recording.id.in_(ids), Recording.state.in_(states))
+        .where(among(Recording.id, ids), Recording.state.in_(states))
     )
     return (await session.execute(query)).all()
 
@@ -297,7 +301,7 @@ async def _circumstances(session: AsyncSession, rows: Sequence[Any]) -> _Circums
         if row.customer_id is not None:
             around.people[row.id].add(row.customer_id)
     links = sa.select(RecordingLink.recording_id, RecordingLink.customer_id).where(
-        RecordingLink.recording_id.in_(ids), RecordingLink.role.in_(_REACHING)
+        among(RecordingLink.recording_id, ids), RecordingLink.role.in_(_REACHING)
     )
     for link in await session.execute(links):
         around.people[link.recording_id].add(link.customer_id)
@@ -309,7 +313,7 @@ async def _circumstances(session: AsyncSession, rows: Sequence[Any]) -> _Circums
         sa.select(ErasureItem.recording_id, Erasure.requested_at)
         .join(Erasure, Erasure.id == ErasureItem.erasure_id)
         .where(
-            ErasureItem.recording_id.in_(ids),
+            among(ErasureItem.recording_id, ids),
             ErasureItem.outcome == "kept",
             Erasure.ground.in_(_STANDING_REQUESTS),
         )
@@ -332,19 +336,34 @@ async def _about_people(
         Customer.relationship_ended_at,
         Customer.relationship_end_confirmed_at,
         Customer.financial_year_end,
-    ).where(Customer.id.in_(people))
+    ).where(among(Customer.id, people))
     around.customers = {row.id: row for row in await session.execute(customers)}
-    holds = _HOLDS.where(sa.or_(Hold.recording_id.in_(ids), Hold.customer_id.in_(people)))
-    around.holds = list(await session.execute(holds))
+    on_ids, on_people = among(Hold.recording_id, ids), among(Hold.customer_id, people)
+    for hold in await session.execute(sa.union_all(_HOLDS.where(on_ids), _HOLDS.where(on_people))):
+        around.holds[hold.recording_id or hold.customer_id].append(hold)
     choices = sa.select(Choice.customer_id, Choice.kind, Choice.purposes, Choice.effective_at).where(
-        Choice.customer_id.in_(people)
+        among(Choice.customer_id, people)
     )
     for choice in await session.execute(choices):
         around.choices[choice.customer_id].append(choice)
-    restrictions = sa.select(
-        Restriction.recording_id, Restriction.customer_id, Restriction.placed_at, Restriction.lifted_at
-    ).where(sa.or_(Restriction.recording_id.in_(ids), Restriction.customer_id.in_(people)))
-    around.restrictions = list(await session.execute(restrictions))
+    columns = (
+        Restriction.recording_id,
+        Restriction.customer_id,
+        Restriction.placed_at,
+        Restriction.lifted_at,
+    )
+    restrictions = sa.union_all(
+        sa.select(*columns).where(among(Restriction.recording_id, ids)),
+        sa.select(*columns).where(among(Restriction.customer_id, people)),
+    )
+    for row in await session.execute(restrictions):
+        around.restrictions[row.recording_id or row.customer_id].append(row)
+
+
+async def queries_of(session: AsyncSession, controller_id: uuid.UUID) -> list[hold_queries.Query]:
+    """What a controller's holds on whatever matches ask for, released ones included."""
+    found = await session.scalars(sa.select(Hold.query).where(Hold.controller_id == controller_id))
+    return [hold_queries.parse(query) for query in found if query is not None]
 
 
 async def _about_queries(session: AsyncSession, around: _Circumstances, controllers: set[uuid.UUID]) -> None:
@@ -362,7 +381,7 @@ async def _about_requests(
     decision named: calls on which the person is a mere reference, and those refused, are not among them.
     """
     waiting = sa.select(RightsRequest.customer_id, RightsRequest.kind, RightsRequest.filed_at).where(
-        RightsRequest.customer_id.in_(people),
+        among(RightsRequest.customer_id, people),
         RightsRequest.stage == enums.RequestStage.PENDING,
         RightsRequest.scoped.is_(False),
     )
@@ -375,7 +394,7 @@ async def _about_requests(
         )
         .join(RightsRequest, RightsRequest.id == RequestItem.request_id)
         .where(
-            RequestItem.recording_id.in_(ids),
+            among(RequestItem.recording_id, ids),
             sa.or_(
                 sa.and_(
                     RequestItem.outcome == "pending",
@@ -401,7 +420,8 @@ async def _about_requests(
 def _case(row: Any, around: _Circumstances, active: model.Schedule, now: datetime) -> model.Case:
     people = around.people.get(row.id, set())
     customer = around.customers.get(row.customer_id)
-    holds = [h for h in around.holds if h.recording_id == row.id or h.customer_id in people]
+    targets = (row.id, *people)
+    holds = [hold for target in targets for hold in around.holds.get(target, ())]
     if around.queries:
         bare = _facts(row, customer, ())
         holds += [
@@ -414,8 +434,9 @@ def _case(row: Any, around: _Circumstances, active: model.Schedule, now: datetim
         choices += _standing_choices(around.choices.get(person, ()), now)
     choices += [
         model.Choice(model.ChoiceKind.RESTRICTION, r.placed_at)
-        for r in around.restrictions
-        if (r.recording_id == row.id or r.customer_id in people) and not _over(r.lifted_at, now)
+        for target in targets
+        for r in around.restrictions.get(target, ())
+        if not _over(r.lifted_at, now)
     ]
     return model.Case(
         facts=_facts(row, customer, holds),

@@ -80,34 +80,44 @@ def parse(document: Mapping[str, Any]) -> Query:
 
 def candidates(controller_id: uuid.UUID, query: Query) -> sa.Select[uuid.UUID]:
     """Ids of living recordings that may match, in id order: all that do, and few others."""
-    found = sa.select(Recording.id).where(
-        Recording.controller_id == controller_id,
-        Recording.state.not_in([RecordingState.ERASING, RecordingState.ERASED]),
+    return (
+        sa.select(Recording.id)
+        .where(
+            Recording.controller_id == controller_id,
+            Recording.state.not_in([RecordingState.ERASING, RecordingState.ERASED]),
+            may_match(query),
+        )
+        .order_by(Recording.id)
     )
+
+
+def may_match(query: Query) -> sa.ColumnElement[bool]:
+    """Whether a recording may match: true of all that do, and of few others; never NULL."""
+    conditions: list[sa.ColumnElement[bool]] = []
     if query.agents:
         served = sa.select(RecordingAgent.recording_id).where(RecordingAgent.agent.in_(query.agents))
-        found = found.where(Recording.id.in_(served))
+        conditions.append(Recording.id.in_(served))
     if query.facts is None:
-        return found.order_by(Recording.id)
+        return sa.and_(sa.true(), *conditions)
     when = query.facts.when
     if query.facts.started_from is not None:
-        found = found.where(Recording.started_at >= query.facts.started_from)
+        conditions.append(Recording.started_at >= query.facts.started_from)
     if query.facts.started_before is not None:
-        found = found.where(Recording.started_at < query.facts.started_before)
+        conditions.append(Recording.started_at < query.facts.started_before)
     if when.queue is not None:
-        found = found.where(Recording.queue.in_(when.queue))
+        conditions += [Recording.queue.is_not(None), Recording.queue.in_(when.queue)]
     if when.direction is not None:
         directions = [Direction(value) for value in when.direction]
-        found = found.where(sa.or_(Recording.direction.in_(directions), Recording.direction.is_(None)))
+        conditions.append(sa.or_(Recording.direction.is_(None), Recording.direction.in_(directions)))
     if when.basis is not None:
-        found = found.where(Recording.lawful_basis.in_([LawfulBasis(value) for value in when.basis]))
+        conditions.append(Recording.lawful_basis.in_([LawfulBasis(value) for value in when.basis]))
     if when.source is not None:
         sources = sa.select(Source.id).where(Source.name.in_(when.source))
-        found = found.where(Recording.source_id.in_(sources))
+        conditions.append(Recording.source_id.in_(sources))
     if when.tag is not None:
         tagged = sa.select(RecordingTag.recording_id).where(RecordingTag.tag.in_(when.tag))
-        found = found.where(Recording.id.in_(tagged))
-    return found.order_by(Recording.id)
+        conditions.append(Recording.id.in_(tagged))
+    return sa.and_(sa.true(), *conditions)
 
 
 def _instant(value: object) -> datetime:

@@ -23,8 +23,9 @@ from recorder.catalogue.tables import (
     Restriction,
     RightsRequest,
 )
+from recorder.disposition.hold_queries import Query, may_match
 
-__all__ = ["LocalDays", "circumstanced", "is_plain", "is_regular", "offsets_of"]
+__all__ = ["LocalDays", "circumstanced", "is_alone", "is_plain", "is_regular", "offsets_of"]
 
 _DAY: Final = 86400
 # Added before an integer division and taken off after it, so that it rounds down also before 1970.
@@ -35,9 +36,13 @@ _MOVING: Final = tuple(
 )
 
 
-def is_plain(now: datetime) -> sa.ColumnElement[bool]:
-    """Whether nothing but its own dates and those of its customer decides a recording at ``now``."""
-    return sa.and_(is_regular(now), Recording.id.not_in(circumstanced()))
+def is_plain(now: datetime, queries: Sequence[Query]) -> sa.ColumnElement[bool]:
+    """Whether nothing but its own dates and those of its customer decides a recording at ``now``.
+
+    Args:
+        queries: those of the controller's holds, released ones included.
+    """
+    return sa.and_(is_regular(now), Recording.id.not_in(circumstanced()), *(~may_match(q) for q in queries))
 
 
 def is_regular(now: datetime) -> sa.ColumnElement[bool]:
@@ -47,36 +52,66 @@ def is_regular(now: datetime) -> sa.ColumnElement[bool]:
         Recording.duration_ms.is_not(None),
         Recording.duration_ms >= 0,
         sa.or_(Recording.ended_at.is_(None), Recording.ended_at >= Recording.started_at),
-        sa.or_(Recording.card_data_removed, sa.cast(Recording.muted, sa.Text).not_like("%card_security%")),
+        has_no_card_data(),
     )
 
 
-def circumstanced() -> sa.CompoundSelect[tuple[uuid.UUID]]:
-    """Ids of the recordings around which there is anything that ``facts.load_cases`` looks for.
+def has_no_card_data() -> sa.ColumnElement[bool]:
+    """Whether no card security code is in a recording's original."""
+    return sa.or_(Recording.card_data_removed, sa.cast(Recording.muted, sa.Text).not_like("%card_security%"))
 
-    Whatever is added to the one must be added to the other: everything else is decided by its dates alone.
-    Too many are harmless; ``test_estate`` has one of each.
+
+# What ``facts.load_cases`` looks for around a recording. Whatever is added to the one must be added to the
+# other: everything else is decided by its dates alone. ``test_estate`` and ``test_bulk`` have one of each.
+_OF_PEOPLE: Final = (
+    (Choice.customer_id, Choice.kind.in_(_MOVING)),
+    (Hold.customer_id, sa.true()),
+    (Restriction.customer_id, sa.true()),
+    (RightsRequest.customer_id, sa.true()),
+)
+_OF_RECORDINGS: Final = (
+    Hold.recording_id,
+    Restriction.recording_id,
+    ErasureItem.recording_id,
+    RequestItem.recording_id,
+)
+_REACHING: Final = (LinkRole.PRINCIPAL, LinkRole.REFERENCE)
+
+
+def circumstanced() -> sa.CompoundSelect[tuple[uuid.UUID]]:
+    """Ids of the recordings around which there is anything but a hold's query; for looking at all of them.
+
+    Too many are harmless.
     """
     people = sa.union(
-        sa.select(Choice.customer_id).where(Choice.kind.in_(_MOVING)),
-        *(
-            sa.select(table.customer_id).where(table.customer_id.is_not(None))
-            for table in (Hold, Restriction, RightsRequest)
-        ),
+        *(sa.select(whose).where(whose.is_not(None), which) for whose, which in _OF_PEOPLE)
     ).subquery()
     those = sa.select(people.c[0])
     return sa.union(
         sa.select(Recording.id).where(Recording.customer_id.in_(those)),
         sa.select(RecordingLink.recording_id).where(
-            RecordingLink.role.in_([LinkRole.PRINCIPAL, LinkRole.REFERENCE]),
-            RecordingLink.customer_id.in_(those),
+            RecordingLink.role.in_(_REACHING), RecordingLink.customer_id.in_(those)
         ),
-        *(
-            sa.select(table.recording_id).where(table.recording_id.is_not(None))
-            for table in (Hold, Restriction)
-        ),
-        sa.select(ErasureItem.recording_id),
-        sa.select(RequestItem.recording_id),
+        *(sa.select(which).where(which.is_not(None)) for which in _OF_RECORDINGS),
+    )
+
+
+def is_alone(queries: Sequence[Query]) -> sa.ColumnElement[bool]:
+    """Whether there is nothing around a recording, nor card data in it; for looking at some of them.
+
+    A second person on it counts as something: too few are harmless.
+    """
+    second = sa.exists().where(
+        RecordingLink.recording_id == Recording.id,
+        RecordingLink.role.in_(_REACHING),
+        RecordingLink.customer_id.is_distinct_from(Recording.customer_id),
+    )
+    return sa.and_(
+        has_no_card_data(),
+        *(~sa.exists().where(whose == Recording.customer_id, which) for whose, which in _OF_PEOPLE),
+        ~second,
+        *(~sa.exists().where(which == Recording.id) for which in _OF_RECORDINGS),
+        *(~may_match(query) for query in queries),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -233,6 +234,33 @@ async def _happen(
             ),
         ]
     )
+
+
+async def query_hold(world: World, query: dict[str, Any], number: int, *, released: bool = False) -> None:
+    """A hold on whatever matches."""
+    before = world.now - timedelta(days=5)
+    async with world.services.database.transaction() as session:
+        matter = Matter(
+            id=uuid.uuid4(),
+            controller_id=world.controller.id,
+            reference=f"q-{number}",
+            ground="legal_claims",
+            review_on=world.now,
+            opened_at=before,
+        )
+        session.add(matter)
+        await session.flush()
+        session.add(
+            Hold(
+                id=uuid.uuid4(),
+                matter_id=matter.id,
+                controller_id=world.controller.id,
+                query=query,
+                placed_at=before,
+                placed_by="os:test",
+                released_at=world.now - timedelta(days=1) if released else None,
+            )
+        )
 
 
 async def one_by_one(world: World, old: Schedule, new: Schedule) -> Comparison:
