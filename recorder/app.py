@@ -46,12 +46,15 @@ from recorder.errors import ConfigurationError, Unavailable
 from recorder.registers.regions import check_regions
 from recorder.services import Services
 from recorder.settings import Settings
+from recorder.ingest.draining import Drainer
 from recorder.web import pages
 from storage.errors import KeyringError, Misuse
 from storage.keyrings.file import FileKeyring
 from storage.stores import open_store
 from storage.vault import Vault
 
+from storage.keys import Keyring
+from storage.spool import Spool
 log = logging.getLogger("recorder.service")
 
 ROUTES: tuple[Route, ...] = (
@@ -113,6 +116,7 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
         yield services
     finally:
         await services.counts.close(database)
+        spool=open_spool(settings, keyring),
         await database.close()
         await store.aclose()
         keyring.close()
@@ -123,6 +127,18 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(
         middlewares=[observe, problems, authenticate],
         # Bodies are counted where they are read; see framework.read_bounded and ingest.
+def open_spool(settings: Settings, keyring: Keyring) -> Spool | None:
+    """The spool of this host; nothing is read or made yet. None where there is room for nothing."""
+    if settings.spool_max_bytes == 0:
+        return None
+    return Spool(
+        settings.resolved_spool,
+        keyring,
+        max_bytes=settings.spool_max_bytes,
+        max_items=settings.spool_max_items,
+    )
+
+
         client_max_size=services.settings.max_metadata_bytes,
     )
     app[SERVICES] = services
@@ -182,6 +198,9 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
             try:
                 yield services, settings.public_url or f"http://{host}:{port}"
             finally:
+            if services.spool is not None:
+                await services.spool.load()
+                await stack.enter_async_context(Drainer(services, services.spool).running())
                 services.metrics.ready.set(0)
                 # Still listening, so that readiness can say no; then the rest of the time to hang up.
                 await app[system.DRAINING].finish(settings.shutdown_seconds * 0.8)

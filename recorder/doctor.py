@@ -30,6 +30,7 @@ from recorder.settings import Settings
 from storage.errors import Misuse, ObjectMissing, StorageError
 from storage.keyrings.file import FileKeyring
 from storage.objects import ObjectStore
+from storage.spool import Spool
 from storage.stores import open_store
 from storage.vault import Vault
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from storage.keys import Keyring
 
 _MIN_FREE: Final = 2 * 1024**3
+_MIN_SPOOL: Final = 64 * 1024**2
 _MIN_FREE_SHARE: Final = 0.05
 _MAX_SKEW: Final = timedelta(seconds=30)
 _PROBE_SIZE: Final = 200_000
@@ -91,6 +93,7 @@ class Doctor:
                 self._probe_store,
                 "start the store; check RECORDER_OBJECT_STORE and RECORDER_S3_*",
             ),
+            ("spool", self._spool, "let it drain: start the store and the database, and recorder serve"),
             ("ffmpeg", self._ffmpeg, "reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE"),
             ("clock", self._clock, "turn time synchronisation on (chrony, systemd-timesyncd)"),
             ("audit log", self._log, "recorder audit verify, and treat a false log as an incident"),
@@ -217,6 +220,33 @@ class Doctor:
         )
         has = ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in names)
         return Finding("object store", True, f"write, read, range, delete in {took:.0f} ms; {has}")
+
+    async def _spool(self) -> Finding:
+        settings = self._settings
+        if settings.spool_max_bytes == 0:
+            return Finding("spool", True, "switched off: without store or database, pushes are refused")
+        if self._keyring is None:
+            return _unseen("spool", "keyring")
+        spool = Spool(
+            settings.resolved_spool,
+            self._keyring,
+            max_bytes=settings.spool_max_bytes,
+            max_items=settings.spool_max_items,
+        )
+        await spool.load()
+        figures = spool.figures()
+        found = f"{figures.items} deliveries wait, {figures.size / 1024**2:.1f} MiB"
+        if figures.oldest is not None:
+            found += f", the oldest for {_seconds(self._now() - figures.oldest)}"
+        if figures.damaged:
+            remedy = f"keep {settings.resolved_spool}, and restore the keyring's backup if keys are missing"
+            return Finding("spool", False, f"{found}; {figures.damaged} cannot be read", remedy)
+        room = settings.spool_max_bytes - figures.size
+        free = (await asyncio.to_thread(shutil.disk_usage, settings.resolved_spool)).free
+        found += f"; room for {min(room, free) / 1024**2:.1f} MiB"
+        if min(room, free) < _MIN_SPOOL:
+            return Finding("spool", False, found, "make room, or raise RECORDER_SPOOL_MAX_BYTES")
+        return Finding("spool", True, found)
 
     async def _ffmpeg(self) -> Finding:
         from recorder.playback.ffmpeg import ffmpeg_path

@@ -209,6 +209,10 @@ class Spool:
         """The delivery of an id."""
         return next((item for item in self._items.values() if item.id == item_id), None)
 
+    def controllers(self) -> set[str]:
+        """Whose deliveries lie in it."""
+        return {item.controller_id for item in self._items.values()}
+
     def epochs(self, controller_id: str) -> dict[int, int]:
         """Deliveries by the key epoch that they hang on."""
         counts: dict[int, int] = {}

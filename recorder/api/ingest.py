@@ -56,7 +56,9 @@ class MediaAnswer(BaseModel):
 class CustomerAnswer(BaseModel):
     """Whose call it is."""
 
-    status: Literal["linked", "candidates", "unlinked"]
+    status: Literal["linked", "candidates", "unlinked", "pending"] = Field(
+        description="pending: the recording is acknowledged from the spool, and this settles later"
+    )
     id: uuid.UUID | None = None
     matched_by: str | None = None
     candidates: int = 0
@@ -112,7 +114,7 @@ async def push(call: ApiCall) -> web.StreamResponse:
         sent_at=sent_at(call.request.headers),
     )
     intake = Intake(call.services)
-    step = intake.rehearse if call.query.dry_run else intake.accept
+    step = intake.rehearse if call.query.dry_run else intake.accept_durably
     outcome = await step(asked, part.chunks, principal=call.principal, request_id=call.request_id)
     body = push_answer(outcome, dry_run=call.query.dry_run)
     return push_response(body, created=outcome.kind is OutcomeKind.CREATED)
@@ -147,6 +149,8 @@ def push_response(body: PushAnswer, *, created: bool) -> web.Response:
     if body.dry_run:
         return json_response(body)
     location = {"Location": f"/api/v1/recordings/{body.id}"}
+    if any(each.state is RecordingState.SPOOLED for each in (body, *body.others)):
+        return json_response(body, 202, location)
     return json_response(body, 201 if created else 200, location)
 
 
@@ -251,7 +255,10 @@ ROUTES: tuple[Route, ...] = (
         query=PushQuery,
         answer=PushAnswer,
         status=201,
-        other={200: "The same bytes again, or a dry run"},
+        other={
+            200: "The same bytes again, or a dry run",
+            202: "Durable on local disk, while the object store or the catalogue is away",
+        },
         raises=PUSH_ERRORS,
         raw=True,
         request_types=("multipart/form-data",),

@@ -21,14 +21,17 @@ from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES, STREAM
 from recorder.api.playback import AUDIO_PATH, continued
 from recorder.api.problems import http_problem, internal_problem, problem_response, translate
 from recorder.api.system import DRAINING, HEALTH
-from recorder.errors import Forbidden, Unavailable
+from recorder.errors import Forbidden, NotFound, RecorderError, Unavailable
 from recorder.ingest.senders import allowed
+from recorder.ingest.spooling import whereabouts
 
 SESSION_COOKIE: Final = "recorder_session"
 SENDERS: Final = ("/ingest/", "/uploads")
 """Where telephony systems push; their credentials come in more ways than one."""
 CSRF_HEADER: Final = "X-CSRF-Token"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_READING: Final = frozenset({"GET", "HEAD"})
+_RECORDING: Final = "/api/v1/recordings/{id}"
 # Only what looks random is taken over into logs: sixteen digits could be a card's, dashes make a telephone's.
 _REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -121,6 +124,12 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             raise
         return http_problem(error, request_id)
     except Exception as error:
+        if isinstance(error, NotFound):
+            try:
+                if (elsewhere := await _led_elsewhere(request)) is not None:
+                    return elsewhere
+            except RecorderError as instead:
+                error = instead
         known = translate(error)
         if known is None:
             log.exception(
@@ -135,6 +144,29 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             # Senders on libcurl show a password only when they are asked for one (RFC 7617).
             response.headers.add(hdrs.WWW_AUTHENTICATE, 'Basic realm="recorder", charset="UTF-8"')
         return response
+
+
+async def _led_elsewhere(request: web.Request) -> web.Response | None:
+    """Where the id of a spooled push led to another recording: the way there; None for other ids.
+
+    Raises:
+        Unavailable: the recording still waits in the spool.
+        Erased: it was erased before it came.
+    """
+    principal: Principal | None = request.get(PRINCIPAL)
+    if principal is None or request.method not in _READING or not route_name(request).startswith(_RECORDING):
+        return None
+    given = request.match_info["id"]
+    try:
+        controllers = {grant.controller_id for grant in principal.grants}
+        there = await whereabouts(request.app[SERVICES], uuid.UUID(given), controllers)
+    except ValueError:
+        return None
+    if there is None:
+        return None
+    location = request.rel_url.raw_path.replace(given, str(there), 1)
+    query = request.rel_url.raw_query_string
+    return web.Response(status=307, headers={"Location": location + (f"?{query}" if query else "")})
 
 
 @web.middleware

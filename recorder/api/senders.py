@@ -145,7 +145,7 @@ async def _accept(
     call: ApiCall, sender: Sender, asked: IngestRequest, chunks: AsyncIterator[bytes], taken: _Taken
 ) -> Outcome:
     intake = Intake(call.services)
-    step = intake.rehearse if taken.dry_run else intake.accept
+    step = intake.rehearse if taken.dry_run else intake.accept_durably
     return await step(
         asked, chunks, principal=call.principal, request_id=call.request_id, source=str(sender.id)
     )

@@ -76,7 +76,11 @@ class Readiness(BaseModel):
     """Whether a push would be accepted durably now."""
 
     ready: bool
-    parts: dict[str, str] = Field(description="ok, away or stopping, by part")
+    parts: dict[str, str] = Field(description="ok, away, full or stopping, by part")
+    degraded: list[str] = Field(
+        default=[], description="parts without which pushes are still taken, into the local spool"
+    )
+    spooled: int | None = Field(None, description="deliveries that wait in this host's spool")
 
 
 async def healthz(call: ApiCall) -> Health:
@@ -90,9 +94,24 @@ async def readyz(call: ApiCall) -> web.StreamResponse:
     parts = await check_parts(call.services)
     if call.request.app[DRAINING].on:
         parts["service"] = "stopping"
-    ready = all(state == "ok" for state in parts.values())
+    degraded = _bearable(call.services, parts)
+    ready = all(state == "ok" or part in degraded for part, state in parts.items())
     call.services.metrics.ready.set(ready)
-    return json_response(Readiness(ready=ready, parts=parts), 200 if ready else 503)
+    spool = call.services.spool
+    spooled = None if spool is None else spool.figures().items
+    answer = Readiness(ready=ready, parts=parts, degraded=degraded, spooled=spooled)
+    return json_response(answer, 200 if ready else 503)
+
+
+def _bearable(services: Services, parts: dict[str, str]) -> list[str]:
+    """What is away and does not keep a push from being accepted durably."""
+    wrong = [part for part, state in parts.items() if state != "ok"]
+    if services.spool is None:
+        return []
+    if parts["database"] == "ok" and parts["store"] == "ok":
+        return [part for part in wrong if part == "spool"]  # pushes are stored without it
+    offline = parts["database"] == "ok" or services.offline.fresh(services.clock.now())
+    return [part for part in wrong if part in {"database", "store"} and offline and parts["spool"] == "ok"]
 
 
 async def check_parts(services: Services) -> dict[str, str]:
@@ -109,13 +128,16 @@ async def check_parts(services: Services) -> dict[str, str]:
             return name, "away"
         return name, "ok"
 
-    return dict(
+    found = dict(
         await asyncio.gather(
             state("database", services.database.check()),
             state("store", services.store.check()),
             state("keyring", keyring()),
         )
     )
+    if services.spool is not None:
+        found["spool"] = "full" if services.spool.figures().full else "ok"
+    return found
 
 
 async def metrics(call: ApiCall) -> web.StreamResponse:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import SubjectKind
 from recorder.catalogue.subjects import subject_ref
-from recorder.catalogue.tables import Customer, RightsRequest, Subject
+from recorder.catalogue.tables import Customer, RightsRequest, SpoolState, Subject
 from recorder.disposition.rekeying import (
     lock_recordings_of,
     lock_subject,
@@ -182,7 +182,8 @@ async def destroy_epoch(
 
     Raises:
         NotFound: there is no such epoch.
-        Conflict: it is the current one, still wraps keys, or the backup window is not over.
+        Conflict: it is the current one, still wraps keys (of spooled deliveries too), or the backup window
+            is not over.
         storage.errors.KeyringError: the keyring cannot be written.
     """
     state = next((s for s in await epochs(services, controller_id) if s.epoch == epoch), None)
@@ -195,6 +196,10 @@ async def destroy_epoch(
     if state.subjects:
         raise Conflict(
             f"{state.subjects} keys still hang on this epoch; let the rotation finish", kind="epoch-used"
+        )
+    if waiting := await _spooled(services, controller_id, epoch):
+        raise Conflict(
+            f"{waiting} spooled deliveries hang on this epoch; let the spools drain", kind="epoch-used"
         )
     if not before_backups_expire and (state.destroyable_on is None or now < state.destroyable_on):
         when = (
@@ -211,6 +216,18 @@ async def destroy_epoch(
         raise Conflict("the keyring does not let go of this epoch", kind="epoch-current") from error
     async with services.database.transaction() as session:
         _audit(session, "keys.epoch_destroyed", controller_id, actor, now, epoch=epoch)
+
+
+async def _spooled(services: Services, controller_id: uuid.UUID, epoch: int) -> int:
+    """Deliveries that hang on an epoch: in this host's spool, and in others as they last told."""
+    here = 0
+    if services.spool is not None:
+        await services.spool.load()
+        here = services.spool.epochs(str(controller_id)).get(epoch, 0)
+    async with services.database.snapshot() as session:
+        told = list(await session.scalars(sa.select(SpoolState.epochs)))
+    elsewhere = sum(int(state.get(str(controller_id), {}).get(str(epoch), 0)) for state in told)
+    return max(here, elsewhere)
 
 
 def _audit(

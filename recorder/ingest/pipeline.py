@@ -57,6 +57,7 @@ class _Push:
     """One push that was admitted.
 
     Attributes:
+        spool: whether it may be acknowledged from the spool.
         recording_id: the id that its recording gets, whichever way it takes.
     """
 
@@ -65,6 +66,7 @@ class _Push:
     admitted: Admitted
     request_id: str
     basis: LawfulBasis
+    spool: bool = False
     recording_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
@@ -74,7 +76,7 @@ class Intake:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def accept(
+    async def accept_durably(
         self,
         request: IngestRequest,
         body: AsyncIterable[Chunk],
@@ -83,12 +85,36 @@ class Intake:
         request_id: str,
         source: str | None = None,
     ) -> Outcome:
+        """Take a recording in, through the local spool where a store or the catalogue is away.
+
+        For senders who wait for the answer. An outcome of kind ``SPOOLED`` names a recording that is not in
+        the catalogue yet.
+
+        Raises:
+            RecorderError: as `accept` does; `Unavailable` where the spool cannot take it either.
+        """
+        return await self.accept(
+            request, body, principal=principal, request_id=request_id, source=source, spool=True
+        )
+
+    async def accept(
+        self,
+        request: IngestRequest,
+        body: AsyncIterable[Chunk],
+        *,
+        principal: Principal,
+        request_id: str,
+        source: str | None = None,
+        spool: bool = False,
+    ) -> Outcome:
         """Take a recording in.
 
         Args:
             body: the audio; an error that it raises propagates and nothing is kept.
             principal: the source's token.
             source: name or id of the source in the URL, which must be the token's own.
+            spool: acknowledge it from the local spool where it cannot be stored now. What lies durably
+                somewhere else already is better left there and tried again.
 
         Raises:
             Forbidden: the token may not push, or not for this source.
@@ -100,14 +126,15 @@ class Intake:
             Erased: this call was erased.
             Unavailable: database or store is away; nothing was accepted.
         """
-        admitted = await self._admit(request, principal, source, request_id, offline=True)
+        spool = spool and self._services.spool is not None
+        admitted = await self._admit(request, principal, source, request_id, offline=spool)
         settings, uploads = self._services.settings, self._services.uploads
         uploads.refuse_flood(
             admitted.source.id,
             share=admitted.source.share(settings.uploads_per_source),
             all_of_them=settings.concurrent_uploads,
         )
-        task = asyncio.create_task(self._run(request, body, admitted, request_id))
+        task = asyncio.create_task(self._run(request, body, admitted, request_id, spool))
         uploads.track(task, admitted.source.id)
         task.add_done_callback(_finished)
         return await asyncio.shield(task)
@@ -141,11 +168,17 @@ class Intake:
             return preview(delivery, first, match)
 
     async def _run(
-        self, request: IngestRequest, body: AsyncIterable[Chunk], admitted: Admitted, request_id: str
+        self,
+        request: IngestRequest,
+        body: AsyncIterable[Chunk],
+        admitted: Admitted,
+        request_id: str,
+        spool: bool,
     ) -> Outcome:
         outcome = "failed"
         try:
-            result = await self._with_key(request, body, admitted, request_id)
+            basis = lawful_basis(request, admitted)
+            result = await self._with_key(_Push(request, body, admitted, request_id, basis, spool))
             outcome = result.state.value if result.kind is OutcomeKind.CREATED else result.kind.value
         except RecorderError as error:
             outcome = type(error).__name__.lower()
@@ -154,18 +187,15 @@ class Intake:
             self._services.metrics.pushes.labels(outcome).inc()
         return result
 
-    async def _with_key(
-        self, request: IngestRequest, body: AsyncIterable[Chunk], admitted: Admitted, request_id: str
-    ) -> Outcome:
+    async def _with_key(self, push: _Push) -> Outcome:
         """Run under the request's idempotency key, where it has one."""
-        push = _Push(request, body, admitted, request_id, lawful_basis(request, admitted))
-        key = request.idempotency_key
+        key, admitted = push.request.idempotency_key, push.admitted
         if key is None or admitted.offline:
             return await self._take(push, None)
         try:
             claim = await self._claim(admitted, key)
         except Unavailable:
-            if self._services.spool is None:
+            if not push.spool:
                 raise
             return await self._take(replace(push, admitted=replace(admitted, offline=True)), None)
         try:
@@ -185,7 +215,7 @@ class Intake:
         if claim is not None and claim.payload is not None:
             return await self._replay(push.request, arrival, claim, push.admitted)
         spool, uploads = self._services.spool, self._services.uploads
-        if spool is None:
+        if spool is None or not push.spool:
             return await self._store(push, claim, arrival, arrival.kept())
         kept = Retained(arrival.kept())
         try:
@@ -395,7 +425,7 @@ class Intake:
                 request_id=request_id,
             )
         except Unavailable:
-            if not offline or self._services.spool is None:
+            if not offline:
                 raise
             known = await admit_offline(
                 self._services,

@@ -20,8 +20,10 @@ from recorder.catalogue.enums import RecordingState
 from recorder.catalogue.tables import Recording
 from recorder.disposition.evaluation import reevaluate
 from recorder.errors import Conflict, Erased, FieldError, InvalidInput, NotFound
+from recorder.ingest.admission import erased
 from recorder.ingest.answers import receipt_of
-from recorder.ingest.receipts import sign_receipt
+from recorder.ingest.receipts import Receipt, sign_receipt
+from recorder.ingest.spooling import Spooled, alias_of, receipt_of_alias
 from recorder.jobs.queue import enqueue
 from recorder.services import Services
 
@@ -139,7 +141,7 @@ async def receipt_again(
     async with services.database.snapshot() as session:
         row = await session.get(Recording, recording_id)
     if row is None:
-        raise NotFound("there is no such recording")
+        return await _receipt_of_spooled(services, principal, recording_id, request_id)
     await permit(
         services,
         principal,
@@ -153,6 +155,37 @@ async def receipt_again(
     if row.state in _GONE:
         raise Erased("the recording was erased")
     return sign_receipt(services.keyring, receipt_of(row))
+
+
+async def _receipt_of_spooled(
+    services: Services, principal: Principal, given: uuid.UUID, request_id: str
+) -> str:
+    """The receipt of an id that was given with a 202: of what still waits, or of what it led to."""
+    spool = services.spool
+    item = None if spool is None else spool.get(given)
+    alias = None if item is not None else await alias_of(services, given)
+    if spool is not None and item is not None:
+        spooled = await Spooled.read(spool, item)
+        controller_id, source_id = uuid.UUID(item.controller_id), spooled.source_id
+        receipt: Receipt | None = spooled.receipt(item)
+    elif alias is not None:
+        controller_id, source_id = alias.controller_id, alias.source_id
+        receipt = await receipt_of_alias(services, given, alias)
+    else:
+        raise NotFound("there is no such recording")
+    await permit(
+        services,
+        principal,
+        Action.VIEW_RECEIPT,
+        controller_id=controller_id,
+        target=Target(source_id=source_id),
+        object_type="recording",
+        object_id=str(given),
+        request_id=request_id,
+    )
+    if receipt is None:
+        raise erased(None if alias is None else alias.certificate_id)
+    return sign_receipt(services.keyring, receipt)
 
 
 def _cursor(row: Recording) -> str:

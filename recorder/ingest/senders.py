@@ -18,7 +18,7 @@ from recorder.catalogue.enums import RecordingState
 from recorder.catalogue.lookups import Lookup
 from recorder.catalogue.tables import Recording, Source
 from recorder.completeness.outcomes import note_outcome
-from recorder.errors import Forbidden
+from recorder.errors import Forbidden, Unavailable
 from recorder.ingest.adapters.base import NoAudio, SenderOutcome
 from recorder.ingest.identity import recording_identity
 from recorder.services import Services
@@ -61,8 +61,15 @@ async def sender_of(
         Forbidden: the caller is no source, or another one is named.
     """
     source_id = principal.source_id
-    rows = [] if source_id is None else await services.database.lookup(_BY_ID, source_id=source_id)
-    row = rows[0] if rows else None
+    row: Any = None
+    try:
+        rows = [] if source_id is None else await services.database.lookup(_BY_ID, source_id=source_id)
+        row = rows[0] if rows else None
+    except Unavailable:
+        known = services.offline.source(source_id, services.clock.now())
+        if known is None or named not in (None, known.name, str(source_id)):
+            raise
+        return Sender(known.source_id, known.controller_id, known.name, known.kind, known.settings)
     if row is not None and named in (None, row.name, str(source_id)):
         return Sender(row.id, row.controller_id, row.name, row.kind, row.settings)
     controller_id = next((g.controller_id for g in principal.grants), principal.controller_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,7 +19,7 @@ from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import LawfulBasis, RecordingState
 from recorder.catalogue.tables import Recording, SpooledReceipt
 from recorder.errors import Unavailable
-from recorder.ingest.admission import Admitted
+from recorder.ingest.admission import GONE, Admitted, erased
 from recorder.ingest.identity import aside_identity
 from recorder.ingest.intake import Arrival, Arrived, Chunk
 from recorder.ingest.metadata import RecordingMetadata
@@ -235,7 +235,7 @@ class SpooledFrom:
     arrival: Arrival
     basis: LawfulBasis
     request_id: str
-    judge: Any
+    judge: Callable[[IngestRequest, Arrival], tuple[str, ...]]
 
     @property
     def identity(self) -> bytes:
@@ -351,11 +351,32 @@ async def alias_of(services: Services, given: uuid.UUID) -> Alias | None:
     )
 
 
+async def whereabouts(
+    services: Services, given: uuid.UUID, controllers: Iterable[uuid.UUID]
+) -> uuid.UUID | None:
+    """The recording that an id of a 202 leads to; None for an id that no 202 of these controllers gave.
+
+    Raises:
+        Unavailable: the delivery still waits in this host's spool.
+        Erased: its recording was erased before it came.
+    """
+    item = None if services.spool is None else services.spool.get(given)
+    known = set(controllers)
+    if item is not None and uuid.UUID(item.controller_id) in known:
+        raise Unavailable("the recording is on its way to the store; try again", dependency="store")
+    alias = await alias_of(services, given)
+    if alias is None or alias.controller_id not in known:
+        return None
+    if alias.recording_id is None:
+        raise erased(alias.certificate_id)
+    return alias.recording_id
+
+
 async def receipt_of_alias(services: Services, given: uuid.UUID, alias: Alias) -> Receipt | None:
     """The receipt that was given under an id, again; None where its recording is gone."""
     async with services.database.snapshot() as session:
         row = await session.scalar(sa.select(Recording).where(Recording.id == alias.recording_id))
-    if row is None:
+    if row is None or row.state in GONE:
         return None
     if row.received_sha256 is None or row.received_size is None:
         return Receipt(given, row.sha256, row.size, alias.received_at)
