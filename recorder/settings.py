@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     upload_piece_bytes: Annotated[int, Field(gt=0)] = Field(
         4 * 1024**2, description="size of the sealed pieces in which an unfinished upload is kept"
     )
+    shortest_seconds: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="what is shorter is noted as too short to be a call"
+    )
     clock_skew_seconds: Annotated[int, Field(ge=0)] = 300
 
     session_hours: Annotated[float, Field(gt=0)] = 10.0

@@ -21,6 +21,7 @@ _TYPES: Final[Mapping[tuple[str, str | None], str]] = {
     ("recording.absent", None): "recording.failed",
     ("spool.drained", "ok"): "recording.drained",
     ("spool.drained", None): "recording.failed",
+    ("recording.odd", None): "recording.odd",
     ("erasure.finished", "ok"): "recording.erased",
     ("completeness.gap", None): "completeness.gap",
     ("completeness.closed", None): "completeness.closed",

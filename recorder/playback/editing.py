@@ -7,6 +7,7 @@ and nothing else of it is used. The calls are synchronous: run them in a thread.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pydub import AudioSegment
 
-__all__ = ["MAX_PIECE_SECONDS", "SAMPLE_WIDTH", "Layout", "silence", "silence_channels"]
+__all__ = ["MAX_PIECE_SECONDS", "SAMPLE_WIDTH", "Layout", "loudest", "silence", "silence_channels"]
 
 MAX_PIECE_SECONDS: Final = 60
 SAMPLE_WIDTH: Final = 2
@@ -60,6 +61,21 @@ def silence(pcm: bytes, layout: Layout, covered: Sequence[tuple[int, int]]) -> b
         after = audio.get_sample_slice(end, int(audio.frame_count()))
         audio = before.append(gap, crossfade=0).append(after, crossfade=0)
     return bytes(audio.raw_data)
+
+
+def loudest(pcm: bytes, layout: Layout) -> float:
+    """Level of the largest sample of all channels, in dB below full scale; minus infinity where all is zero.
+
+    Args:
+        pcm: whole frames, at most a minute of them.
+        layout: their layout.
+
+    Raises:
+        ValueError: the piece is too long or ends inside a frame.
+    """
+    if len(pcm) > MAX_PIECE_SECONDS * layout.rate * layout.frame_bytes or len(pcm) % layout.frame_bytes:
+        raise ValueError("a piece is at most a minute of whole frames")
+    return float(_segment(pcm, layout).max_dBFS) if pcm else -math.inf
 
 
 def silence_channels(pcm: bytes, layout: Layout, channels: Collection[int]) -> bytes:

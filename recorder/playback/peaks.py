@@ -44,6 +44,11 @@ class PeakReducer:
                 size = self._samples_per_pixel * self._layout.frame_bytes
         self._rest = pcm[position:]
 
+    @property
+    def milliseconds(self) -> int:
+        """Length of what was taken in."""
+        return self._frames * 1000 // self._layout.rate
+
     def finish(self) -> bytes:
         """The peaks as JSON.
 
@@ -60,7 +65,7 @@ class PeakReducer:
             "sample_rate": self._layout.rate,
             "samples_per_pixel": self._samples_per_pixel,
             "length": len(self._pixels[0]) // 2,
-            "duration_ms": self._frames * 1000 // self._layout.rate,
+            "duration_ms": self.milliseconds,
             "channels": self._pixels,
         }
         return json.dumps(document, separators=(",", ":")).encode()

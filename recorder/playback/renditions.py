@@ -9,6 +9,7 @@ that looks at the recording's state under lock, so that nothing made late outliv
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -35,6 +36,8 @@ __all__ = ["ACTOR", "make_peaks", "make_rendition", "needed_roles"]
 
 ACTOR: Final = "system:renditions"
 _PEAKS_RATE: Final = 8000
+_SILENT_DBFS: Final = -50.0
+"""Below it there is nothing but the noise of a line: a quiet voice peaks some 20 dB above."""
 _PIECE_BYTES: Final = 1024 * 1024
 _DERIVED_TYPES: Final = {
     ObjectRole.RENDITION: OGG_OPUS,
@@ -104,12 +107,30 @@ async def make_peaks(services: Services, recording_id: uuid.UUID, *, limits: Lim
     work = _work(recording, found)
     work = _Work(work.source, work.opened, Layout(_PEAKS_RATE, work.layout.channels), work.spans)
     reducer = PeakReducer(work.layout)
+    level, whole = -math.inf, work.layout.frame_bytes
     async with _silenced(services, work, work.spans, limits) as pieces:
         async for piece in pieces:
             await asyncio.to_thread(reducer.feed, piece)
+            usable = piece[: len(piece) - len(piece) % whole]
+            level = max(level, await asyncio.to_thread(editing.loudest, usable, work.layout))
     document = await asyncio.to_thread(reducer.finish)
     written = await services.vault.write(_once(document), role=ObjectRole.PEAKS.value, size=len(document))
-    return await _settle(services, recording_id, ObjectRole.PEAKS, written, work)
+    # What was muted is silent by intent: nothing follows from the rest.
+    odd = () if work.spans else odd_about(level, reducer.milliseconds, services.settings.shortest_seconds)
+    return await _settle(services, recording_id, ObjectRole.PEAKS, written, work, odd)
+
+
+def odd_about(level: float, milliseconds: int, shortest_seconds: float) -> tuple[str, ...]:
+    """Codes of what nobody means to record, told and not hidden: ``silent``, ``too-short``.
+
+    Args:
+        level: of the loudest sample, in dB below full scale.
+        milliseconds: length of what decoded.
+        shortest_seconds: what is shorter is too short.
+    """
+    found = ["silent"] if level < _SILENT_DBFS else []
+    found += ["too-short"] if milliseconds < shortest_seconds * 1000 else []
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +236,12 @@ async def _once(document: bytes) -> AsyncIterator[bytes]:
 
 
 async def _settle(
-    services: Services, recording_id: uuid.UUID, role: ObjectRole, written: WrittenObject, work: _Work
+    services: Services,
+    recording_id: uuid.UUID,
+    role: ObjectRole,
+    written: WrittenObject,
+    work: _Work,
+    odd: Sequence[str] = (),
 ) -> bool:
     """Add the finished object to the catalogue, or destroy it where it came too late."""
     settled = False
@@ -234,6 +260,9 @@ async def _settle(
                     now=now,
                 )
                 record(session, _made(recording, row.id, role), now=now)
+                if new := [code for code in odd if code not in recording.reasons]:
+                    recording.reasons = [*recording.reasons, *new]
+                    record(session, _odd(recording, new), now=now)
                 settled = True
     except Erased:
         settled = False
@@ -267,4 +296,15 @@ def _made(recording: Recording, object_id: uuid.UUID, role: ObjectRole) -> Audit
         object_id=str(recording.id),
         controller_id=recording.controller_id,
         details={"object": str(object_id), "role": role.value},
+    )
+
+
+def _odd(recording: Recording, codes: Sequence[str]) -> AuditEvent:
+    return AuditEvent(
+        action="recording.odd",
+        actor=ACTOR,
+        object_type="recording",
+        object_id=str(recording.id),
+        controller_id=recording.controller_id,
+        details={"reasons": list(codes)},
     )

@@ -54,6 +54,8 @@ _REMARKS: Final = {
     "started-at-estimated": "The start was not given; the time of receipt stands in for it.",
     "started-at-future": "It claims to start in the future.",
     "ended-at-future": "It claims to end in the future.",
+    "silent": "There is nothing to be heard in it.",
+    "too-short": "It is too short to be a call.",
     "clock-skew": "The sender's clock differs from ours.",
     "accepted": "Taken out of quarantine by a person.",
 }

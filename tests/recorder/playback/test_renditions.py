@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import subprocess
 import uuid
+import wave
 from array import array
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,35 @@ async def test_peaks_draw_the_call_and_hide_what_is_muted(world: World) -> None:
         assert min(channel[:90]) < -40
         assert set(channel[102:198]) <= {0}
         assert max(channel[202:]) > 40
+
+
+@pytest.mark.parametrize(
+    ("amplitude", "seconds", "muted", "told"),
+    [
+        (0.5, 2, (), []),
+        (0.0, 2, (), ["silent"]),
+        (0.002, 2, (), ["silent"]),  # -54 dB: the noise of a line
+        (0.01, 2, (), []),  # -40 dB: a voice far from the telephone
+        (0.5, 0.5, (), ["too-short"]),
+        (0.0, 0.5, (), ["silent", "too-short"]),
+        (0.5, 2, ({"from_ms": 0, "to_ms": 2000, "reason": "payment"},), []),  # silent by intent
+    ],
+)
+async def test_silence_and_what_is_too_short_are_told(
+    world: World, amplitude: float, seconds: float, muted: tuple[dict[str, Any], ...], told: list[str]
+) -> None:
+    pcm = array(
+        "h", (round(32767 * amplitude * (1 if n // 20 % 2 else -1)) for n in range(int(seconds * 8000)))
+    )
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(pcm.tobytes())
+    recording_id = await world.recording(out.getvalue(), muted=list(muted))
+    await make_peaks(world.services, recording_id)
+    async with world.services.database.snapshot() as session:
+        assert (await session.get_one(Recording, recording_id)).reasons == told
+    assert ("recording.odd" in await actions(world.services, recording_id)) is bool(told)
 
 
 # ffmpeg itself
