@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Literal
 
 from aiohttp import web
@@ -13,7 +15,7 @@ from recorder.api.bodies import digest_fields, sent_at
 from recorder.api.deliveries import Delivery, deliveries
 from recorder.api.framework import ApiCall, Route, json_response
 from recorder.api.ingest import PUSH_ERRORS, PushAnswer, push_answer, push_response
-from recorder.errors import InvalidInput
+from recorder.errors import Conflict, Erased, InvalidInput, RecorderError
 from recorder.ingest.adapters.base import (
     Adapter,
     Audio,
@@ -27,12 +29,14 @@ from recorder.ingest.adapters.base import (
 from recorder.ingest.adapters.raw import read_raw
 from recorder.ingest.adapters.registry import DOCUMENT_LIMITS, SIGNED, adapter_of
 from recorder.ingest.digests import DigestCheck
+from recorder.ingest.fetching import later
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
 from recorder.ingest.secrets import secrets_of
 from recorder.ingest.senders import Sender, note, sender_of
 
 _MAX_AUDIO_PARTS: Final = 32
+_QUICK: Final = 256 * 1024
 _TRUE: Final = frozenset({"1", "true", "yes"})
 
 
@@ -50,6 +54,7 @@ class _Taken:
     outcomes: list[Outcome] = field(default_factory=list)
     intents: list[Intent] = field(default_factory=list)
     seen: set[tuple[str, str | None]] = field(default_factory=set)
+    refused: RecorderError | None = None
 
 
 async def take(call: ApiCall) -> web.StreamResponse:
@@ -72,13 +77,18 @@ async def take(call: ApiCall) -> web.StreamResponse:
     async for part in parts:
         delivery = replace(part, envelope=replace(part.envelope, secrets=secrets))
         adapter.verify(delivery.envelope, secrets)
-        intents = _read(adapter, delivery)
+        document = delivery.envelope.document or b""
+        read = partial(_read, adapter, delivery)
+        # Audio inside a document takes a while to be parsed and decoded; others are served meanwhile.
+        intents = await asyncio.to_thread(read) if len(document) > _QUICK else read()
         done = [await _run(call, sender, delivery, intent, taken) for intent in intents]
         taken.intents += done
         if not taken.dry_run:
             reply = adapter.reply(delivery.envelope, tuple(done))
         if len(taken.outcomes) > _MAX_AUDIO_PARTS:
             raise InvalidInput(f"send at most {_MAX_AUDIO_PARTS} recordings in one body")
+    if taken.refused is not None:
+        raise taken.refused
     return _answer(taken, reply)
 
 
@@ -104,9 +114,17 @@ async def _run(call: ApiCall, sender: Sender, delivery: Delivery, intent: Intent
             taken.outcomes.append(outcome)
         case Inline(asked, body):
             sized = replace(_distinct(asked, taken), size=len(body))
-            taken.outcomes.append(await _accept(call, sender, sized, _once(body), taken))
+            try:
+                taken.outcomes.append(await _accept(call, sender, sized, _once(body), taken))
+            except (Conflict, Erased) as error:
+                taken.refused = error  # told once the others of the same document are safe
         case Later() if not taken.dry_run:
-            raise InvalidInput("this release fetches nothing; push the audio itself")
+            try:
+                await later(
+                    call.services, call.principal, intent, request_id=call.request_id, source=str(sender.id)
+                )
+            except Erased as error:
+                taken.refused = error
         case NoAudio() if not taken.dry_run:
             actor = call.principal.actor
             return await note(call.services, sender, intent, actor=actor, request_id=call.request_id)

@@ -102,14 +102,15 @@ class Arrival:
     def reasons(self) -> tuple[str, ...]:
         """What the bytes give reason to doubt."""
         if self.received_size == 0:
-            return ("empty",)
+            return (*self._request.found, "empty")
         if not self._received_media.known:
-            return ("media-unknown",)
+            return (*self._request.found, "media-unknown")
         # A rate says little of some codecs (Opus names the rate of what was encoded): a remark, no more.
-        return tuple(
+        differ = (
             "sample-rate-differs" if what == "sample_rate" else f"media-differs:{what}"
             for what in contradictions(self._received_media, self._hints)
         )
+        return (*self._request.found, *differ)
 
     def duration_ms(self, kept_size: int) -> int | None:
         """Length of the kept audio where it follows from its size, in milliseconds."""

@@ -23,6 +23,9 @@ QUARANTINING: Final = frozenset(
         "media-undecodable",
         "media-unknown",
         "metadata-invalid",  # metadata-invalid:<field>
+        "signature-invalid",  # what was signed was changed
+        "signature-untrusted",  # by somebody whom the operator does not trust
+        "vcon-unsigned",
     }
 )
 
@@ -49,6 +52,7 @@ class IngestRequest:
         digests: announced digests of the audio.
         idempotency_key: the ``Idempotency-Key`` of the request.
         sent_at: the sender's clock, from the ``Date`` field.
+        found: codes of what came to light while the body came; filled by whoever reads it.
     """
 
     metadata: RecordingMetadata
@@ -63,6 +67,7 @@ class IngestRequest:
     digests: DigestCheck = field(default_factory=DigestCheck)
     idempotency_key: str | None = None
     sent_at: datetime | None = None
+    found: list[str] = field(default_factory=list)
 
     def sealed_document(self) -> dict[str, Any]:
         """What is sealed of the recording's metadata."""

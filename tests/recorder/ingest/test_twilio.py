@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
-from twilio.request_validator import RequestValidator
+from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
 
 from recorder.errors import InvalidInput, Unauthenticated
 from recorder.ingest.adapters.base import Envelope, Later, NoAudio, SenderOutcome
@@ -251,10 +251,22 @@ def test_signalwire_signs_under_its_own_name_and_names_files() -> None:
 
 
 _NAMES = st.sampled_from(
-    (
-        "RecordingSid RecordingStatus RecordingUrl RecordingDuration RecordingStartTime ErrorCode CallSid From "
-        "EncryptionDetails RecordingChannels Direction metadata muted agent"
-    ).split()
+    [
+        "RecordingSid",
+        "RecordingStatus",
+        "RecordingUrl",
+        "RecordingDuration",
+        "RecordingStartTime",
+        "ErrorCode",
+        "CallSid",
+        "From",
+        "EncryptionDetails",
+        "RecordingChannels",
+        "Direction",
+        "metadata",
+        "muted",
+        "agent",
+    ]
 )
 
 

@@ -53,7 +53,9 @@ COMPLETED: dict[str, Any] = {
 }
 
 
-def sent(event: object, *, secret: str = SECRET, at: datetime = NOW, **headers: str) -> Envelope:
+def sent(
+    event: object, *, secret: str = SECRET, at: datetime = NOW, headers: dict[str, str] | None = None
+) -> Envelope:
     body = event if isinstance(event, bytes) else json.dumps(event, ensure_ascii=False).encode()
     stamp = str(int(at.timestamp()))
     mac = hmac.new(secret.encode(), b"v0:" + stamp.encode() + b":" + body, hashlib.sha256).hexdigest()
@@ -62,7 +64,7 @@ def sent(event: object, *, secret: str = SECRET, at: datetime = NOW, **headers: 
         "POST",
         (),
         (),
-        {**signed, **headers},
+        {**signed, **(headers or {})},
         NOW,
         document=body,
         content_type="application/json",
@@ -115,10 +117,10 @@ def test_signatures_are_checked() -> None:
         (sent(COMPLETED, secret="other"), good.secrets),
         (sent(COMPLETED, at=NOW - timedelta(minutes=6)), good.secrets),
         (sent(COMPLETED, at=NOW + timedelta(minutes=6)), good.secrets),
-        (sent(COMPLETED, **{"x-zm-signature": ""}), good.secrets),
-        (sent(COMPLETED, **{"x-zm-signature": "v0=ä"}), good.secrets),
-        (sent(COMPLETED, **{"x-zm-request-timestamp": "soon"}), good.secrets),
-        (sent(COMPLETED, **{"x-zm-request-timestamp": "9" * 400}), good.secrets),
+        (sent(COMPLETED, headers={"x-zm-signature": ""}), good.secrets),
+        (sent(COMPLETED, headers={"x-zm-signature": "v0=ä"}), good.secrets),
+        (sent(COMPLETED, headers={"x-zm-request-timestamp": "soon"}), good.secrets),
+        (sent(COMPLETED, headers={"x-zm-request-timestamp": "9" * 400}), good.secrets),
     ):
         with pytest.raises(Unauthenticated):
             ZOOM.verify(bad, secrets)
