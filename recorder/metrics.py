@@ -102,6 +102,12 @@ class Metrics:
             ["urgency"],
             registry=self.registry,
         )
+        self.breaches_open = Gauge(
+            "recorder_breaches_open",
+            "Breaches that the authority is not told of, by urgency. Alarm when overdue is above zero.",
+            ["urgency"],
+            registry=self.registry,
+        )
         self.outdated_decisions = Gauge(
             "recorder_outdated_decisions",
             "Recordings whose stored decision an older schedule version made, by controller id.",

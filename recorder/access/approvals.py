@@ -318,15 +318,25 @@ async def _approval(session: AsyncSession, approval_id: uuid.UUID) -> Approval:
 
 
 async def _same_person(session: AsyncSession, principal: Principal, actor: str) -> bool:
-    if actor == principal.actor:
-        return True
-    kind, _, identity = actor.partition(":")
-    if kind != "token":
-        return False
-    # A person who asks through a token of their own is still that person; who holds a token that nobody
-    # answers for may be anybody.
-    owner = await _owner(session, identity)
-    return owner is None or str(owner) == principal.id
+    """Whether a person may be who asked, with an account or through a token.
+
+    A token may be in the hands of who answers for it, and of who made it and saw its secret; where that was
+    done with another token, of the people behind that one. A token that nobody answers for may be anybody's.
+    """
+    seen: set[str] = set()
+    while actor not in seen:
+        seen.add(actor)
+        if actor == principal.actor:
+            return True
+        kind, _, identity = actor.partition(":")
+        if kind != "token":
+            return False
+        query = sa.select(ApiToken.owner_id, ApiToken.issued_by).where(ApiToken.id == uuid.UUID(identity))
+        row = (await session.execute(query)).one_or_none()
+        if row is None or row.owner_id is None or str(row.owner_id) == principal.id:
+            return True
+        actor = row.issued_by or ""
+    return False
 
 
 async def _owner(session: AsyncSession, token_id: str) -> uuid.UUID | None:

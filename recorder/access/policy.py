@@ -31,6 +31,7 @@ class Action(StrEnum):
     VIEW_HISTORY = "view_history"
     MANAGE_COLLECTIONS = "manage_collections"
     ASSESS = "assess"
+    VIEW_ASSESSMENTS = "view_assessments"
     PUSH = "push"
     VIEW_RECEIPT = "view_receipt"
     MANAGE_CUSTOMERS = "manage_customers"
@@ -92,14 +93,14 @@ TABLE: Final[tuple[Rule, ...]] = (
 
     _rule(Role.CRM,     Reach.CONTROLLER, A.MANAGE_CUSTOMERS, A.ADD_CONTACT, A.ADD_CHOICE),
 
-    _rule(Role.AGENT,   Reach.OWN,        *_FIND),
+    _rule(Role.AGENT,   Reach.OWN,        *_FIND, A.VIEW_ASSESSMENTS),
     _rule(Role.AGENT,   Reach.FEEDBACK,   A.LISTEN, purposes=(P.TRAINING,)),
     _rule(Role.AGENT,   Reach.OWN,        A.LISTEN, purposes=(P.QUALITY,)),
 
     _rule(Role.TRAINER, Reach.SCOPE,      *_FIND, A.MANAGE_COLLECTIONS),
     _rule(Role.TRAINER, Reach.SCOPE,      A.LISTEN, A.CREATE_LINK, purposes=(P.TRAINING,)),
 
-    _rule(Role.QUALITY, Reach.SCOPE,      *_FIND, A.ASSESS),
+    _rule(Role.QUALITY, Reach.SCOPE,      *_FIND, A.ASSESS, A.VIEW_ASSESSMENTS),
     _rule(Role.QUALITY, Reach.SCOPE,      A.LISTEN, A.CREATE_LINK, purposes=(P.QUALITY,)),
 
     _rule(Role.LEGAL,   Reach.CONTROLLER, *_FIND, A.VIEW_HISTORY, A.VIEW_CUSTOMERS, A.VIEW_SCHEDULES,
@@ -155,6 +156,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     A.VIEW_HISTORY: "see who used a call",
     A.MANAGE_COLLECTIONS: "keep training collections",
     A.ASSESS: "assess calls",
+    A.VIEW_ASSESSMENTS: "see assessments",
     A.PUSH: "push recordings",
     A.VIEW_RECEIPT: "see receipts",
     A.MANAGE_CUSTOMERS: "write customer records",

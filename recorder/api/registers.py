@@ -270,6 +270,17 @@ class StaffUseItem(BaseModel):
     purpose: str | None
 
 
+class StaffScoreItem(BaseModel):
+    """Points for a call that somebody was given, or gave."""
+
+    recording: uuid.UUID
+    given_at: datetime
+    form: str
+    points: int
+    out_of: int
+    given: bool = Field(description="given by this person, not to them")
+
+
 class StaffAnswer(BaseModel):
     """What is kept of a member of staff; nothing of customers."""
 
@@ -282,6 +293,7 @@ class StaffAnswer(BaseModel):
     roles: list[StaffRole]
     calls: list[StaffCallItem]
     listening: list[StaffUseItem]
+    scores: list[StaffScoreItem]
 
 
 async def list_recipients(call: ApiCall) -> RecipientList:
@@ -501,6 +513,17 @@ async def copy_staff(call: ApiCall) -> StaffAnswer:
                 at=u.at, action=u.action, outcome=u.outcome, recording=u.recording_id, purpose=u.purpose
             )
             for u in found.listening
+        ],
+        scores=[
+            StaffScoreItem(
+                recording=s.recording_id,
+                given_at=s.given_at,
+                form=s.form,
+                points=s.points,
+                out_of=s.out_of,
+                given=s.given,
+            )
+            for s in found.scores
         ],
     )
 

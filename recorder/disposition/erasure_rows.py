@@ -46,6 +46,7 @@ from recorder.disposition.rekeying import lock_recordings_of, lock_subject, move
 from recorder.ingest.resumable import ending as uploads
 from recorder.jobs.queue import enqueue
 from recorder.playback.spans import card_spans
+from recorder.quality import folding
 from recorder.rights import shredding
 from recorder.services import Services
 
@@ -238,6 +239,7 @@ async def _strip(session: AsyncSession, ids: Sequence[uuid.UUID]) -> None:
     """Everything that says something about the person or the call, but the times; keyed hashes go as well."""
     for start in range(0, len(ids), 400):
         page = ids[start : start + 400]
+        await folding.fold_recordings(session, page)
         for table in (BlindIndex, RecordingAgent, RecordingTag, RecordingLink, IdempotencyKey):
             await session.execute(sa.delete(table).where(table.recording_id.in_(page)))
         await session.execute(

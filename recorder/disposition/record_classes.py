@@ -21,6 +21,7 @@ from recorder.catalogue.enums import ApprovalState, LinkRole, RequestStage
 from recorder.catalogue.tables import (
     Account,
     Approval,
+    Assessment,
     AuditCheckpoint,
     AuditEntry,
     Breach,
@@ -50,6 +51,7 @@ from recorder.catalogue.tables import (
     WebSession,
 )
 from recorder.disposition.facts import ALIVE
+from recorder.quality import folding
 
 __all__ = ["CLASSES", "LOG_DISPOSED", "Destroy", "RecordClass"]
 
@@ -281,6 +283,10 @@ async def _destroy_expected(session: AsyncSession, ids: Sequence[uuid.UUID], _no
     await _delete(session, ExpectedRecording, ExpectedRecording.id, ids)
 
 
+async def _destroy_assessments(session: AsyncSession, ids: Sequence[uuid.UUID], _now: datetime) -> None:
+    await folding.fold(session, ids)
+
+
 async def _destroy_listens(session: AsyncSession, ids: Sequence[uuid.UUID], _now: datetime) -> None:
     await _delete(session, Listen, Listen.id, ids)
 
@@ -413,6 +419,23 @@ CLASSES: Final[tuple[RecordClass, ...]] = (
         lambda controller: sa.and_(Customer.controller_id == controller, Customer.erased_at.is_(None)),
         _customer_held,
         None,
+    ),
+    RecordClass(
+        "assessment",
+        "score",
+        Assessment.id,
+        {
+            "given": Assessment.given_at,
+            "call_started": sa.select(Recording.started_at)
+            .where(Recording.id == Assessment.recording_id)
+            .correlate(Assessment)
+            .scalar_subquery(),
+        },
+        lambda controller: Assessment.controller_id == controller,
+        lambda _grace_from: _held_recording(Assessment.recording_id),
+        _destroy_assessments,
+        singly=False,
+        steady=True,
     ),
     RecordClass(
         "expected_recording",

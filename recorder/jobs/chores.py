@@ -34,6 +34,7 @@ from recorder.disposition.sweeping import BRAKE_ACTION, sweep
 from recorder.jobs.clockwork import Chore
 from recorder.jobs.reconcile import reconcile
 from recorder.jobs.scrub import Scrubbed, scrub
+from recorder.registers import breach_reminders
 from recorder.services import Services
 
 _KEEP_DONE: Final = timedelta(days=1)
@@ -61,6 +62,7 @@ def standard_chores(
         Chore("key-epochs", timedelta(minutes=1), lambda: follow_epochs(services)),
         Chore("store-holds", timedelta(minutes=10), lambda: align_holds(services)),
         Chore("matter-reviews", timedelta(hours=1), lambda: matter_reviews(services)),
+        Chore("breach-clocks", timedelta(minutes=15), lambda: breach_reminders.remind(services)),
         Chore("housekeeping", timedelta(minutes=10), lambda: housekeeping(services)),
         Chore("scrub", timedelta(minutes=10), lambda: scrub_tonight(services)),
         Chore("reconcile", timedelta(hours=6), lambda: reconcile(services, services.clock.now())),

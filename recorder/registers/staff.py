@@ -1,4 +1,4 @@
-"""Staff are data subjects, too (GDPR art. 15): calls that carry their code, the log of their listening."""
+"""Staff are data subjects, too (GDPR art. 15): calls that carry their code, scores, listening."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.accounts import display_name
 from recorder.access.guard import permit
 from recorder.access.policy import Action
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
-from recorder.catalogue.tables import Account, AuditEntry, Recording, RecordingAgent, RoleGrant
+from recorder.catalogue.tables import Account, Assessment, AuditEntry, Recording, RecordingAgent, RoleGrant
 from recorder.errors import NotFound
 from recorder.services import Services
 
@@ -40,6 +41,18 @@ class StaffUse:
 
 
 @dataclass(frozen=True, slots=True)
+class StaffScore:
+    """Points that somebody was given for a call, or gave; nothing of whoever else was concerned."""
+
+    recording_id: uuid.UUID
+    given_at: datetime
+    form: str
+    points: int
+    out_of: int
+    given: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StaffCopy:
     """Everything kept of a member of staff, and of nobody else."""
 
@@ -52,6 +65,7 @@ class StaffCopy:
     roles: tuple[tuple[str, datetime, datetime | None], ...]
     calls: tuple[StaffCall, ...]
     listening: tuple[StaffUse, ...]
+    scores: tuple[StaffScore, ...]
 
 
 async def copy_of(
@@ -107,6 +121,7 @@ async def copy_of(
             .order_by(AuditEntry.at, AuditEntry.id)
         )
         listening = [_use(payload) for payload in await session.scalars(uses)]
+        scores = await _scores(session, account)
         event = AuditEvent(
             action="staff.copied",
             actor=principal.actor,
@@ -114,7 +129,7 @@ async def copy_of(
             object_id=str(account_id),
             controller_id=account.controller_id,
             request_id=request_id,
-            details={"calls": len(calls), "listening": len(listening)},
+            details={"calls": len(calls), "listening": len(listening), "scores": len(scores)},
         )
         record(session, event, now=now)
     return StaffCopy(
@@ -127,7 +142,20 @@ async def copy_of(
         roles=tuple(roles),
         calls=tuple(calls),
         listening=tuple(listening),
+        scores=tuple(scores),
     )
+
+
+async def _scores(session: AsyncSession, account: Account) -> list[StaffScore]:
+    actor = f"account:{account.id}"
+    about = sa.and_(Assessment.controller_id == account.controller_id, Assessment.agent == account.agent_code)
+    query = sa.select(Assessment).where(sa.or_(about, Assessment.assessor == actor))
+    return [
+        StaffScore(
+            row.recording_id, row.given_at, row.form, row.points, row.out_of, given=row.assessor == actor
+        )
+        for row in await session.scalars(query.order_by(Assessment.given_at, Assessment.id))
+    ]
 
 
 def _use(payload: bytes) -> StaffUse:

@@ -9,6 +9,7 @@ from recorder.catalogue.tables.accounts import (
     RoleGrant,
     WebSession,
 )
+from recorder.catalogue.tables.assessments import Assessment, AssessmentTotal
 from recorder.catalogue.tables.audit import AuditCheckpoint, AuditEntry, AuditNode
 from recorder.catalogue.tables.completeness import ExpectedRecording, SourceHour
 from recorder.catalogue.tables.disposition import (
@@ -32,6 +33,7 @@ from recorder.catalogue.tables.parties import (
     Controller,
     Customer,
     CustomerBatch,
+    SharedLine,
     Subject,
 )
 from recorder.catalogue.tables.recordings import (
@@ -68,6 +70,8 @@ __all__ = [
     "Account",
     "ApiToken",
     "Approval",
+    "Assessment",
+    "AssessmentTotal",
     "AuditCheckpoint",
     "AuditEntry",
     "AuditNode",
@@ -114,6 +118,7 @@ __all__ = [
     "ScheduleVersion",
     "ScrubCursor",
     "Source",
+    "SharedLine",
     "SourceHour",
     "SourceSecret",
     "SpoolState",

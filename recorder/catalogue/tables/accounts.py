@@ -77,6 +77,8 @@ class ApiToken(Base):
     source_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("sources.id"), index=True)
     # The person who answers for it: when they leave, it dies with their account.
     owner_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("accounts.id"), index=True)
+    # Who made it, as the log names them: they saw the secret, so they count as its holder as well.
+    issued_by: Mapped[str | None] = mapped_column(sa.String(120))
     scope: Mapped[ScopeKind] = mapped_column(enum_column(ScopeKind))
     values: Mapped[list[str]]
     created_at: Mapped[datetime]

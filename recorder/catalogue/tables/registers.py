@@ -83,6 +83,7 @@ class Breach(Base):
     persons_told_at: Mapped[datetime | None]  # GDPR art. 34
     closed_at: Mapped[datetime | None]
     closed_by: Mapped[str | None] = mapped_column(sa.String(120))
+    reminded: Mapped[str | None] = mapped_column(sa.String(20))  # the last reminder: soon, urgent, overdue
 
 
 class BreachRecording(Base):

@@ -20,10 +20,10 @@ from recorder.access.approvals import (
     list_approvals,
     use_approval,
 )
-from recorder.access.principals import Principal
+from recorder.access.principals import Grant, Principal
 from recorder.access.tokens import authenticate_token, issue_token
-from recorder.catalogue.enums import ApprovalState, Role
-from recorder.catalogue.tables import Approval, Controller
+from recorder.catalogue.enums import ApprovalState, Role, ScopeKind
+from recorder.catalogue.tables import ApiToken, Approval, Controller
 from recorder.clock import ManualClock
 from recorder.errors import Conflict, Forbidden, InvalidInput, NotFound
 from recorder.services import Services
@@ -215,3 +215,40 @@ async def test_of_two_who_use_it_at_once_one_does(services: Services, people: Pe
     outcomes = await asyncio.gather(*(use(services, view) for _ in range(4)), return_exceptions=True)
     assert outcomes.count(None) == 1
     assert sum(isinstance(o, Forbidden) for o in outcomes) == 3
+
+
+async def test_whoever_made_a_token_is_behind_it_like_its_owner(
+    services: Services, controller: Controller, people: People, asked: Ask
+) -> None:
+    privacy = people[Role.PRIVACY]
+    issued = await issue_token(
+        services,
+        CONSOLE,
+        controller_id=controller.id,
+        label="script",
+        role=Role.LEGAL,
+        owner_id=uuid.UUID(people[Role.LEGAL].id),
+    )
+    again = await issue_token(
+        services,
+        CONSOLE,
+        controller_id=controller.id,
+        label="script-2",
+        role=Role.LEGAL,
+        owner_id=uuid.UUID(people[Role.LEGAL].id),
+    )
+    async with services.database.transaction() as session:
+        assert (await session.get_one(ApiToken, issued.id)).issued_by == CONSOLE.actor
+        # Made by the second person, directly and through a token that they made.
+        (await session.get_one(ApiToken, issued.id)).issued_by = privacy.actor
+        (await session.get_one(ApiToken, again.id)).issued_by = f"token:{issued.id}"
+    for number, made in enumerate((issued, again)):
+        view = await asked(await authenticate_token(services, made.token), f"hold-by-token-{number}")
+        with pytest.raises(Forbidden) as refusal:
+            await decide_approval(services, privacy, view.id, approve=True)
+        assert refusal.value.reason == "own-request"
+    # A third person may.
+    grant = Grant(Role.PRIVACY, controller.id, ScopeKind.CONTROLLER)
+    third = Principal("account", str(uuid.uuid4()), controller.id, (grant,))
+    decided = await decide_approval(services, third, view.id, approve=True)
+    assert decided.state is ApprovalState.APPROVED

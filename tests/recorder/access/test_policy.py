@@ -36,12 +36,12 @@ SOURCE, OTHER_SOURCE = uuid.UUID(int=3), uuid.UUID(int=4)
 RIGHTS = """
 telephony  t  push view_receipt
 crm        c  manage_customers add_contact add_choice
-agent      o  list_recordings search_recordings view_recording view_retention
+agent      o  list_recordings search_recordings view_recording view_retention view_assessments
 agent      o  listen:quality
 agent      f  listen:training
 trainer    s  list_recordings search_recordings view_recording view_retention manage_collections
 trainer    s  listen:training create_link:training
-quality    s  list_recordings search_recordings view_recording view_retention assess
+quality    s  list_recordings search_recordings view_recording view_retention assess view_assessments
 quality    s  listen:quality create_link:quality
 legal      c  list_recordings search_recordings view_recording view_retention view_history view_customers
 legal      c  view_schedules manage_matters disclose view_reports view_approvals decide_approval

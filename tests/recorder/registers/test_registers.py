@@ -32,6 +32,7 @@ from recorder.catalogue.tables import (
     StoredObjectRow,
 )
 from recorder.errors import ConfigurationError
+from recorder.registers import breach_reminders
 from recorder.registers.regions import transfer_problem
 from recorder.rights.recipients import recipients_of
 from tests.recorder.conftest import make_controller
@@ -434,3 +435,29 @@ async def test_others_keep_out_of_the_registers(world: World, ask: Ask, role: st
     for part in ("recipients", "disclosures", "breaches"):
         assert (await ask("GET", f"{PATH}/{part}", role=role, status=403))["reason"] == "role"
     assert (await ask("POST", f"{PATH}/recipients", POLICE, role=role, status=403))["reason"] == "role"
+
+
+async def test_the_clock_of_a_breach_reminds_once_per_step(world: World, ask: Ask) -> None:
+    services, known = world.services, world.now
+    body = {
+        "aware_at": known.isoformat(),
+        "seen_from": known.isoformat(),
+        "seen_until": (known + timedelta(hours=1)).isoformat(),
+        "facts": "a laptop was lost",
+    }
+    breach = await ask("POST", f"{PATH}/breaches", body, status=201)
+    told = await ask("POST", f"{PATH}/breaches", body, status=201)
+    await ask(
+        "POST",
+        f"{PATH}/breaches/{told['id']}/notification",
+        {"notified_at": known.isoformat(), "reference": "TSV-1"},
+    )
+    steps = []
+    for hours in (0, 47, 48, 49, 66, 71, 72, 90):
+        clock_of(services).set(known + timedelta(hours=hours))
+        steps.append(await breach_reminders.remind(services))
+    assert steps == [0, 0, 1, 0, 1, 0, 1, 0]
+    assert (await actions(world, breach["id"])).count("breach.reminder") == 3
+    assert "breach.reminder" not in await actions(world, told["id"])
+    overdue = services.metrics.registry.get_sample_value("recorder_breaches_open", {"urgency": "overdue"})
+    assert overdue == 1

@@ -1,0 +1,1 @@
+"""Assessing calls for quality."""
