@@ -15,6 +15,7 @@ from aiohttp import web
 
 from recorder.api import (
     accounts,
+    assessments,
     audit,
     customers,
     disposition,
@@ -65,6 +66,7 @@ ROUTES: tuple[Route, ...] = (
     *calls.ROUTES,
     *redactions.ROUTES,
     *playback.ROUTES,
+    *assessments.ROUTES,
     *customers.ROUTES,
     *requests.ROUTES,
     *registers.ROUTES,
