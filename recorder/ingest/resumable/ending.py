@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -19,13 +21,19 @@ from recorder.catalogue.tables import (
     UploadPiece,
     UploadState,
 )
+from recorder.errors import RecorderError
 from recorder.ingest.resumable.rows import UNDER_WAY, is_held
 from recorder.services import Services
+from storage.errors import StorageError
 
 ACTOR: Final = "system:uploads"
 REMEMBERED: Final = timedelta(days=7)
 """For how long the outcome of an upload can be asked for; and for how long a complete one is tried again."""
 _PAGE: Final = 400
+_FEW: Final = 8
+_ABREAST: Final = 8
+_Dead = tuple[uuid.UUID, str]
+log = logging.getLogger("recorder.uploads")
 
 
 async def close(
@@ -183,31 +191,60 @@ async def delete_dead(services: Services) -> int:
         storage.errors.StorageError: the store is away, or holds on to one.
     """
     count = 0
-    while True:
-        async with services.database.snapshot() as session:
-            query = sa.select(UploadPiece.id, UploadPiece.key).where(UploadPiece.wrapped_key.is_(None))
-            dead = (await session.execute(query.limit(_PAGE))).all()
-        if not dead:
-            return count
-        for _, key in dead:
-            await services.vault.destroy(key)
-        async with services.database.transaction() as session:
-            await session.execute(sa.delete(UploadPiece).where(UploadPiece.id.in_([i for i, _ in dead])))
+    while dead := await _dead(services, sa.true()):
+        await _delete(services, dead)
         count += len(dead)
+    return count
 
 
-async def delete_pieces(services: Services, upload_id: uuid.UUID) -> None:
-    """Delete the objects of one upload that has ended, then their rows."""
+async def clear(services: Services, upload_ids: Sequence[uuid.UUID]) -> None:
+    """Delete the objects of uploads that have ended: few at once, many while the answer goes out.
+
+    What cannot be deleted now is left to `delete_dead`.
+    """
+    which = UploadPiece.upload_id.in_(upload_ids)
+    few = await _dead(services, which, limit=_FEW + 1)
+    if len(few) <= _FEW:
+        await _quietly(services, few)
+    else:
+        services.resumable.start(_clear(services, which))
+
+
+async def _clear(services: Services, which: sa.ColumnElement[bool]) -> None:
+    while dead := await _dead(services, which):
+        if not await _quietly(services, dead):
+            return
+
+
+async def _quietly(services: Services, dead: Sequence[_Dead]) -> bool:
+    try:
+        await _delete(services, dead)
+    except (RecorderError, StorageError) as failure:
+        log.warning("pieces are left to be deleted", extra={"error": type(failure).__name__})
+        return False
+    return True
+
+
+async def _dead(services: Services, which: sa.ColumnElement[bool], *, limit: int = _PAGE) -> Sequence[_Dead]:
+    query = sa.select(UploadPiece.id, UploadPiece.key).where(which, UploadPiece.wrapped_key.is_(None))
     async with services.database.snapshot() as session:
-        query = sa.select(UploadPiece.id, UploadPiece.key).where(
-            UploadPiece.upload_id == upload_id, UploadPiece.wrapped_key.is_(None)
-        )
-        dead = (await session.execute(query)).all()
-    for _, key in dead:
-        await services.vault.destroy(key)
-    for start in range(0, len(dead), _PAGE):
-        ids = [piece_id for piece_id, _ in dead[start : start + _PAGE]]
+        return [(row.id, row.key) for row in await session.execute(query.limit(limit))]
+
+
+async def _delete(services: Services, dead: Sequence[_Dead]) -> None:
+    slots = asyncio.Semaphore(_ABREAST)
+
+    async def one(key: str) -> None:
+        async with slots:
+            await services.vault.destroy(key)
+
+    found = await asyncio.gather(*(one(key) for _, key in dead), return_exceptions=True)
+    for failure in found:
+        if isinstance(failure, BaseException):
+            raise failure
+    if dead:
         async with services.database.transaction() as session:
+            ids = [piece_id for piece_id, _ in dead]
             await session.execute(sa.delete(UploadPiece).where(UploadPiece.id.in_(ids)))
 
 

@@ -238,11 +238,7 @@ async def _end(
             problem = rows.remembered(error)
         await ending.close(session, row, state, now, recording_id=recording_id, problem=problem)
         ids = [row.id, *(uuid.UUID(part) for part in row.parts or ())]
-    try:
-        for upload_id in ids:
-            await ending.delete_pieces(services, upload_id)
-    except (RecorderError, StorageError) as failure:
-        log.warning("pieces are left to be deleted", extra={"error": type(failure).__name__})
+    await ending.clear(services, ids)
 
 
 async def _give_up(services: Services, hold: Hold) -> None:

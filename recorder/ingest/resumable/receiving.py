@@ -39,6 +39,7 @@ from storage.vault import WrittenObject
 log = logging.getLogger("recorder.uploads")
 DIRECT: Final = 1024 * 1024
 """An upload of at most so many bytes that comes in one request goes to the pipeline without pieces."""
+_MOST_PIECES: Final = 20_000
 _HANDOVER: Final = 20.0
 _PIECE_SECONDS: Final = 10.0
 """A slow sender's piece is made durable after so long, however small it is."""
@@ -234,6 +235,8 @@ async def _admit(session: AsyncSession, services: Services, row: ResumableUpload
         raise Forbidden("an upload that is put together from parts takes no bytes", reason="final-upload")
     if body.offset != row.received or row.state is not UploadState.OPEN:
         raise Conflict("the upload stands at another offset; ask for it (HEAD)", kind="wrong-offset")
+    if await rows.count_pieces(session, row.id) >= _MOST_PIECES:
+        raise TooLarge("the upload came in too many pieces; begin a new one with larger requests")
     allowed = await _allowed(session, services, row)
     if body.length is not None and row.length is None:
         if body.length < row.received:
@@ -375,6 +378,7 @@ async def terminate(
         Gone: it has ended already.
         Busy: it is being made a recording.
     """
+    await rows.find(services, source_id, upload_id)
     if (hold := services.resumable.of(upload_id)) is not None:
         await interrupt(hold)
     now = services.clock.now()
@@ -386,10 +390,7 @@ async def terminate(
         if row.state is UploadState.FINISHING and rows.is_held(services, row, now):
             raise Busy("the upload is being made a recording; ask again")
         await ending.give_up(session, row, "terminated", now, actor=actor, request_id=request_id)
-    try:
-        await ending.delete_pieces(services, upload_id)
-    except (RecorderError, StorageError) as failure:
-        log.warning("pieces are left to be deleted", extra={"error": type(failure).__name__})
+    await ending.clear(services, [upload_id])
 
 
 async def interrupt(hold: Hold) -> bool:

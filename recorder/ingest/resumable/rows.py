@@ -92,6 +92,12 @@ async def under_way(services: Services, source_id: uuid.UUID) -> int:
         return int(await session.scalar(query) or 0)
 
 
+async def count_pieces(session: AsyncSession, upload_id: uuid.UUID) -> int:
+    """How many pieces an upload has."""
+    query = sa.select(sa.func.count()).where(UploadPiece.upload_id == upload_id)
+    return int(await session.scalar(query) or 0)
+
+
 async def find(services: Services, source_id: uuid.UUID | None, upload_id: uuid.UUID) -> ResumableUpload:
     """An upload of this source.
 

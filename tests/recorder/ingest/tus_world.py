@@ -104,7 +104,7 @@ async def left(services: Services) -> tuple[int, int, int]:
     async with services.database.snapshot() as session:
         recordings = await session.scalar(sa.select(sa.func.count()).select_from(Recording))
         pieces = await session.scalar(sa.select(sa.func.count()).select_from(UploadPiece))
-    return int(recordings or 0), int(pieces or 0), len([stat async for stat in services.store.list()])
+    return int(recordings or 0), int(pieces or 0), len([stat async for stat in services.store.list("o/")])
 
 
 async def upload_row(services: Services, url: str) -> tuple[ResumableUpload, Subject]:
