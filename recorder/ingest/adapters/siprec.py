@@ -351,7 +351,7 @@ def is_xml(text: str) -> bool:
 
 
 def _request(envelope: Envelope) -> IngestRequest:
-    xml = next(((n, v) for n, v in envelope.fields if is_xml(v)), None)
+    xml = next((pair for pair in envelope.fields if is_xml(pair[1])), None)
     if xml is None:
         return read_raw(envelope)
     pairs = (*envelope.query, *(pair for pair in envelope.fields if pair is not xml))
