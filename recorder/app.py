@@ -21,6 +21,7 @@ from recorder.api import (
     disposition,
     findings,
     ingest,
+    jambonz,
     openapi,
     playback,
     recordings,
@@ -61,6 +62,7 @@ log = logging.getLogger("recorder.service")
 ROUTES: tuple[Route, ...] = (
     *system.ROUTES,
     *ingest.ROUTES,
+    *jambonz.ROUTES,
     *senders.ROUTES,
     *recordings.ROUTES,
     *calls.ROUTES,
