@@ -43,7 +43,12 @@ _SECTIONS: Final = (
     ("calls", "/app/calls", "Calls", Action.LIST_RECORDINGS),
     ("quarantine", "/app/quarantine", "Quarantine", Action.MANAGE_QUARANTINE),
     ("custody", "/app/custody", "Custody", Action.VIEW_HISTORY),
+    ("requests", "/app/requests", "Requests", Action.MANAGE_REQUESTS),
+    ("matters", "/app/matters", "Matters", Action.MANAGE_MATTERS),
+    ("approvals", "/app/approvals", "Approvals", Action.VIEW_APPROVALS),
     ("retention", "/app/retention", "Retention", Action.VIEW_REPORTS),
+    ("schedules", "/app/schedules", "Schedules", Action.VIEW_SCHEDULES),
+    ("findings", "/app/findings", "Findings", Action.VIEW_HEALTH),
 )
 
 

@@ -25,7 +25,17 @@ from recorder.errors import Forbidden, InvalidInput, NotFound, RecorderError, Un
 from recorder.playback import finding
 from recorder.playback.decide import Rendition, allowed_recording, choose_role
 from recorder.services import Services
-from recorder.web import desk, reports, views
+from recorder.web import (
+    approvals,
+    desk,
+    findings,
+    matters,
+    reports,
+    request_steps,
+    requests,
+    schedules,
+    views,
+)
 from recorder.web.frame import (
     HERE,
     caller,
@@ -54,6 +64,12 @@ def mount(app: web.Application) -> None:
     app.router.add_get("/app/calls/{id}", page(recording))
     desk.mount(app)
     reports.mount(app)
+    requests.mount(app)
+    request_steps.mount(app)
+    approvals.mount(app)
+    findings.mount(app)
+    matters.mount(app)
+    schedules.mount(app)
     app.router.add_get("/app/", page(home))
     app.router.add_get("/app/{other:.+}", page(nothing))
     app.router.add_get("/favicon.ico", _icon)
