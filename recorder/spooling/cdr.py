@@ -34,6 +34,7 @@ _KEYS: Final = ("uniqueid", "linkedid", "recordingfile")
 _TIMES: Final = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S.%f")
 _KEPT: Final = ("disposition", "dcontext", "duration", "billsec", "lastapp", "channel", "dstchannel", "did",
                 "accountcode", "userfield", "clid", "cnam", "uniqueid", "linkedid", "sequence")  # fmt: skip
+_MAX_ROW: Final = 64 * 1024
 _LIMIT: Final = 16
 """Rows that are taken of one call; a call queued through many agents has many."""
 
@@ -128,18 +129,21 @@ class CsvBook:
                     self._at = file.tell()
             file.seek(self._at)
             # Row by row, so that memory is bounded by what is kept, not by what the file holds.
-            pending = b""
+            pending, size, quotes = [], 0, 0
             for line in file:
-                pending += line
+                pending.append(line)
+                size += len(line)
+                quotes += line.count(b'"')
                 if not line.endswith(b"\n"):
                     return  # still being written: read again next time
-                if pending.count(b'"') % 2:
-                    if len(pending) > 1024 * 1024:  # a stray quote must not swallow the file
-                        pending = b""
+                if quotes % 2 and size < _MAX_ROW:
                     continue  # a line break inside quotes
-                self._take(pending.decode(self._settings.encoding, "replace"))
-                self._at += len(pending)
-                pending = b""
+                # A stray quote must not swallow the file: what follows its line are rows of their own.
+                whole = pending if quotes % 2 == 0 else pending[1:]
+                for one in [b"".join(whole)] if quotes % 2 == 0 else whole:
+                    self._take(one.decode(self._settings.encoding, "replace"))
+                self._at += size
+                pending, size, quotes = [], 0, 0
 
     def _take(self, line: str) -> None:
         names = self._columns or self._header

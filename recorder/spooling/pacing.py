@@ -114,9 +114,9 @@ class Bandwidth:
         async with self._turn:
             self._fill()
             self._free -= count
-            # Loops, as a clock may wake early.
+            # Loops, as a clock may wake early; never for less than it can tell apart.
             while self._free < 0:
-                await self._clock.sleep(-self._free / self._rate)
+                await self._clock.sleep(max(0.001, -self._free / self._rate))
                 self._fill()
 
     def _fill(self) -> None:
