@@ -76,7 +76,7 @@ async def test_an_upload_in_several_requests_becomes_a_recording(
 ) -> None:
     metadata = said(metadata=json.dumps(START), filename="in-0401234567.wav", filetype="audio/wav")
     url = await tus.create(len(wav), metadata)
-    assert uuid.UUID(url.removeprefix("/uploads/"))
+    assert uuid.UUID(url.removeprefix("/uploads/")).version == 4
     first = await tus.patch(url, 0, wav[:10_000])
     assert (first.status, first.headers["Upload-Offset"]) == (204, "10000")
     expires = parsedate_to_datetime(first.headers["Upload-Expires"])
