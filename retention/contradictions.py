@@ -9,7 +9,7 @@ from retention.model import CONSENT, ChoiceKind, Condition, Purpose, Rule, Trigg
 from retention.periods import Period
 from retention.positions import Path
 
-__all__ = ["Finding", "contradictions", "is_shadowed_by"]
+__all__ = ["Finding", "contradictions", "implies", "is_shadowed_by", "is_unconditional", "never_earlier"]
 
 _SETS = ("direction", "source", "queue", "tag", "service_event", "basis", "country")
 _ALWAYS_THERE = frozenset(
@@ -45,7 +45,7 @@ def contradictions(
     for index, rule in rules:
         yield from _impossible(index, rule, country)
         yield from _statute(index, rule, caps)
-    if rules and not any(_is_unconditional(rule) for _, rule in rules):
+    if rules and not any(is_unconditional(rule) for _, rule in rules):
         yield Finding(
             ("rule", rules[0][0]),
             "no rule is unconditional, so some recordings would have none",
@@ -66,7 +66,8 @@ def contradictions(
             break
 
 
-def _is_unconditional(rule: Rule) -> bool:
+def is_unconditional(rule: Rule) -> bool:
+    """Whether a rule speaks of every recording."""
     return rule.when.is_empty and rule.after.kind in _ALWAYS_THERE
 
 
@@ -138,13 +139,13 @@ def is_shadowed_by(rule: Rule, other: Rule) -> bool:
     if other.statutory is None and not closes <= other.closes_on:
         return False  # it has no say in how long, but it has one in what closes it
     return (
-        _implies(rule.when, other.when)
-        and _never_earlier(other.after, rule.after)
+        implies(rule.when, other.when)
+        and never_earlier(other.after, rule.after)
         and other.keep.never_shorter_than(rule.keep)
     )
 
 
-def _implies(narrow: Condition, wide: Condition) -> bool:
+def implies(narrow: Condition, wide: Condition) -> bool:
     """Whether everything that matches `narrow` matches `wide`."""
     for name in _SETS:
         wanted: frozenset[str] | None = getattr(wide, name)
@@ -160,7 +161,7 @@ def _implies(narrow: Condition, wide: Condition) -> bool:
     )
 
 
-def _never_earlier(late: Trigger, early: Trigger) -> bool:
+def never_earlier(late: Trigger, early: Trigger) -> bool:
     """Whether `late` can be proved never to lie before `early`, for whatever recording."""
     if late.kind is not early.kind and not (
         early.kind is TriggerKind.CALL_STARTED and late.kind is TriggerKind.LAST_CONTACT
