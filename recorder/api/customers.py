@@ -13,10 +13,10 @@ from recorder.access.guard import permit
 from recorder.access.policy import Action
 from recorder.api.framework import ApiCall, Route, json_response
 from recorder.catalogue.enums import ChoiceKind, ContactKind, LinkRole
-from recorder.customers import linking, records
+from recorder.customers import contacts, ledger, lines, linking, records
 from recorder.customers.choices import state_as_of
 from recorder.customers.records import CustomerQuery, CustomerUpsert, Text
-from recorder.errors import Conflict, Erased, NotFound
+from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
 from retention.model import Purpose
 
@@ -132,6 +132,18 @@ class ChoicesQuery(ControllerQuery):
     as_of: AwareDatetime | None = None
 
 
+class SharedLineBody(ControllerQuery):
+    """A line that many people call from."""
+
+    phone: Annotated[Text, Field(min_length=1, max_length=64)]
+
+
+class SharedLineAnswer(BaseModel):
+    """Whether that was news."""
+
+    changed: bool
+
+
 class Created(BaseModel):
     """A new row's id."""
 
@@ -201,7 +213,7 @@ async def post_contact(call: ApiCall) -> ContactAnswer:
     controller_id = await _controller(call, Action.ADD_CONTACT)
     body: ContactBody = call.body
     note = {n: v for n, v in (("note", body.note), ("reference", body.reference)) if v is not None}
-    contact_id, last = await records.add_contact(
+    contact_id, last = await contacts.add_contact(
         call.services,
         controller_id,
         call.uuid("id"),
@@ -220,7 +232,7 @@ async def post_choice(call: ApiCall) -> Created:
     # The person's own choices come from wherever they make them; a restriction is lifted by who handles it.
     lifts = body.kind is ChoiceKind.RESTRICTION_LIFTED
     controller_id = await _controller(call, Action.MANAGE_REQUESTS if lifts else Action.ADD_CHOICE)
-    choice_id = await records.add_choice(
+    choice_id = await ledger.add_choice(
         call.services,
         controller_id,
         call.uuid("id"),
@@ -241,7 +253,7 @@ async def get_choices(call: ApiCall) -> ChoicesAnswer:
     controller_id = await _controller(call, Action.VIEW_CUSTOMERS)
     query: ChoicesQuery = call.query
     moment = query.as_of or call.services.clock.now()
-    entries = await records.ledger(call.services, controller_id, call.uuid("id"))
+    entries = await ledger.choices_of(call.services, controller_id, call.uuid("id"))
     state = state_as_of(entries, moment)
     return ChoicesAnswer(
         items=[ChoiceItem.model_validate(entry, from_attributes=True) for entry in entries],
@@ -269,6 +281,29 @@ async def link_customer(call: ApiCall) -> LinkedAnswer:
         request_id=call.request_id,
     )
     return LinkedAnswer(recording=recording_id, customer=body.customer, role=role)
+
+
+async def share_line(call: ApiCall) -> SharedLineAnswer:
+    """POST /api/v1/shared-lines."""
+    return await _mark_line(call, shared=True)
+
+
+async def unshare_line(call: ApiCall) -> SharedLineAnswer:
+    """POST /api/v1/shared-lines/removal: a number stands in no address."""
+    return await _mark_line(call, shared=False)
+
+
+async def _mark_line(call: ApiCall, *, shared: bool) -> SharedLineAnswer:
+    body: SharedLineBody = call.body
+    changed = await lines.mark_line(
+        call.services,
+        call.principal,
+        controller_of(call.principal, body.controller),
+        body.phone,
+        shared=shared,
+        request_id=call.request_id,
+    )
+    return SharedLineAnswer(changed=changed)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -336,5 +371,25 @@ ROUTES: tuple[Route, ...] = (
         body=LinkBody,
         answer=LinkedAnswer,
         raises=(NotFound, Conflict, Erased),
+    ),
+    Route(
+        "POST",
+        "/api/v1/shared-lines",
+        share_line,
+        "Say that many people call from a line: nobody is linked by it without a person's word",
+        "customers",
+        body=SharedLineBody,
+        answer=SharedLineAnswer,
+        raises=(InvalidInput, Forbidden),
+    ),
+    Route(
+        "POST",
+        "/api/v1/shared-lines/removal",
+        unshare_line,
+        "Say that a line is no longer shared",
+        "customers",
+        body=SharedLineBody,
+        answer=SharedLineAnswer,
+        raises=(InvalidInput, Forbidden),
     ),
 )

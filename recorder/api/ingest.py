@@ -61,6 +61,7 @@ class CustomerAnswer(BaseModel):
     )
     id: uuid.UUID | None = None
     matched_by: str | None = None
+    confidence: int | None = Field(None, description="percent; of each candidate where there are several")
     candidates: int = 0
 
 

@@ -134,6 +134,7 @@ class LinkedCustomer(BaseModel):
     id: uuid.UUID
     role: LinkRole
     matched_by: str
+    confidence: int | None = Field(description="percent, when it was matched")
 
 
 class MutedAnswer(BaseModel):
@@ -271,7 +272,12 @@ async def get_recording(call: ApiCall) -> RecordingDetail:
         card_data_removed=row.card_data_removed,
         schedule_version=row.schedule_version,
         customers=[
-            LinkedCustomer(id=link.customer_id, role=link.role, matched_by=link.matched_by)
+            LinkedCustomer(
+                id=link.customer_id,
+                role=link.role,
+                matched_by=link.matched_by,
+                confidence=link.confidence,
+            )
             for link in viewed.links
         ],
         metadata=viewed.metadata,

@@ -7,7 +7,7 @@ and re-seals the metadata, never the audio.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -25,6 +25,7 @@ from recorder.catalogue.tables import (
     Customer,
     Recording,
     RecordingLink,
+    SharedLine,
     StoredObjectRow,
     Subject,
 )
@@ -41,6 +42,8 @@ LINE: Final = "line"
 """Kind of blind index for the other party's line (our own numbers): searched by, never matched by."""
 
 MATCHED: Final = (NUMBER, PHONE, EMAIL)
+_SURE: Final = {NUMBER: 100, PHONE: 90, EMAIL: 90, LINE: 30}
+_BOTH: Final = 98
 _GONE: Final = frozenset({RecordingState.ERASING, RecordingState.ERASED})
 
 
@@ -72,11 +75,13 @@ class Match:
         customers: who it may be, in id order.
         by: ``number``, ``phone`` or ``email``; None when nobody was found.
         certain: exactly one, and nothing contradicts it.
+        confidence: how sure it is of each of them, in percent; see docs/customers.md.
     """
 
     customers: tuple[uuid.UUID, ...] = ()
     by: str | None = None
     certain: bool = False
+    confidence: int = 0
 
 
 def match_keys(
@@ -106,13 +111,26 @@ def match_keys(
 async def find_customers(
     session: AsyncSession, controller_id: uuid.UUID, pairs: Sequence[tuple[str, bytes]]
 ) -> dict[str, set[uuid.UUID]]:
-    """Living customers who have any of the values in their record, by kind of value."""
+    """Living customers who have any of the values in their record, by kind of value.
+
+    Who is known by a shared line alone is found as of kind ``line``.
+    """
     found: dict[str, set[uuid.UUID]] = {}
     if not pairs:
         return found
     query = (
-        sa.select(BlindIndex.kind, BlindIndex.customer_id)
+        sa.select(
+            sa.case((SharedLine.digest.is_not(None), LINE), else_=BlindIndex.kind), BlindIndex.customer_id
+        )
         .join(Customer, Customer.id == BlindIndex.customer_id)
+        .outerjoin(
+            SharedLine,
+            sa.and_(
+                BlindIndex.kind == PHONE,
+                SharedLine.controller_id == BlindIndex.controller_id,
+                SharedLine.digest == BlindIndex.digest,
+            ),
+        )
         .where(
             BlindIndex.controller_id == controller_id,
             BlindIndex.recording_id.is_(None),
@@ -133,14 +151,35 @@ async def resolve(session: AsyncSession, controller_id: uuid.UUID, keys: MatchKe
     that nobody has, a match by telephone is only a candidate: the sender meant somebody else, perhaps
     of the same household, who is not registered yet.
     """
-    found = await find_customers(session, controller_id, keys.pairs)
+    return judge(
+        await find_customers(session, controller_id, keys.pairs), given_number=keys.number is not None
+    )
+
+
+def judge(found: Mapping[str, Set[uuid.UUID]], *, given_number: bool) -> Match:
+    """What the found customers come to. Pure.
+
+    Args:
+        found: customers by the kind of value that they were found by; ``line`` is a shared line.
+        given_number: the sender gave a customer number, whoever has it.
+    """
     if by_number := found.get(NUMBER):
-        return Match(tuple(sorted(by_number)), NUMBER, certain=len(by_number) == 1)
-    others = found.get(PHONE, set()) | found.get(EMAIL, set())
+        certain = len(by_number) == 1
+        return Match(tuple(sorted(by_number)), NUMBER, certain, _SURE[NUMBER] if certain else _SURE[LINE])
+    phone, email = found.get(PHONE, frozenset()), found.get(EMAIL, frozenset())
+    others = phone | email
     if not others:
-        return Match()
-    by = PHONE if found.get(PHONE) else EMAIL
-    return Match(tuple(sorted(others)), by, certain=len(others) == 1 and keys.number is None)
+        # Everybody of a company calls from its switchboard: it may be them, and it may be anybody.
+        shared = tuple(sorted(found.get(LINE, ())))
+        return (
+            Match(shared, PHONE, certain=False, confidence=_SURE[LINE] // len(shared)) if shared else Match()
+        )
+    by = PHONE if phone else EMAIL
+    if len(others) > 1:
+        return Match(tuple(sorted(others)), by, certain=False, confidence=_SURE[by] // len(others))
+    if given_number:
+        return Match(tuple(others), by, certain=False, confidence=_SURE[by] // 2)
+    return Match(tuple(others), by, certain=True, confidence=_BOTH if phone and email else _SURE[by])
 
 
 async def add_candidates(session: AsyncSession, recording: Recording, match: Match, *, now: datetime) -> None:
@@ -161,6 +200,7 @@ def match_links(recording: Recording, match: Match, *, now: datetime) -> list[Re
             customer_id=customer_id,
             role=role,
             matched_by=match.by or "person",
+            confidence=match.confidence,
             created_at=now,
         )
         for customer_id in match.customers
@@ -294,6 +334,7 @@ async def link_recording(
     actor: str,
     now: datetime,
     role: LinkRole = LinkRole.PRINCIPAL,
+    confidence: int = 100,
     request_id: str | None = None,
 ) -> None:
     """Hang a customer on a recording, in the running transaction.
@@ -303,6 +344,7 @@ async def link_recording(
 
     Args:
         by: ``number``, ``phone``, ``email`` or ``person``.
+        confidence: how sure it is, in percent; a person's word is.
 
     Raises:
         Erased: recording or customer is gone or going.
@@ -336,11 +378,12 @@ async def link_recording(
                 customer_id=customer.id,
                 role=role,
                 matched_by=by,
+                confidence=confidence,
                 created_at=now,
             )
         )
     else:
-        mine.role, mine.matched_by = role, by
+        mine.role, mine.matched_by, mine.confidence = role, by, confidence
     await note_call(session, customer, recording, now=now)
     event = AuditEvent(
         action="recording.linked",
@@ -403,6 +446,7 @@ async def adopt_unlinked(
                 recording,
                 customer,
                 by=match.by or PHONE,
+                confidence=match.confidence,
                 actor=actor,
                 now=now,
                 request_id=request_id,

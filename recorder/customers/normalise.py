@@ -11,6 +11,9 @@ import phonenumbers
 MAX_NAME_TOKENS: Final = 16
 _SPACE: Final = re.compile(r"\s+")
 _NOT_WORD: Final = re.compile(r"[^\w]+")
+# What networks and gateways send instead of a number that the caller withheld; the digits spell ANONYMOUS,
+# UNAVAILABLE, RESTRICTED, UNKNOWN and PRIVATE on a telephone's keys.
+_WITHHELD: Final = frozenset({"266696687", "86282452253", "7378742833", "8656696", "774828", "7748283", "0"})
 _SIP: Final = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
 
 
@@ -36,7 +39,7 @@ def phone(value: str, region: str) -> str | None:
     """
     text = unicodedata.normalize("NFKC", value).strip()
     text = _SIP.sub("", text).split(";", 1)[0].split("@", 1)[0]
-    if not text or len(text) > 64:
+    if not text or len(text) > 64 or text.lstrip("+") in _WITHHELD:
         return None
     try:
         parsed = phonenumbers.parse(text, region)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -19,21 +18,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.audit.events import AuditEvent, record
-from recorder.catalogue.enums import ChoiceKind, ContactKind, DataSource, SubjectKind
+from recorder.catalogue.enums import DataSource, SubjectKind
 from recorder.catalogue.locks import lock_values
-from recorder.catalogue.sealed_fields import CONTACT_NOTE, CUSTOMER_BATCH, CUSTOMER_RECORD
+from recorder.catalogue.sealed_fields import CUSTOMER_BATCH, CUSTOMER_RECORD
 from recorder.catalogue.subjects import add_subject, blind_index, open_json, seal_json
 from recorder.catalogue.tables import (
     BlindIndex,
-    Choice,
-    Contact,
     Controller,
     Customer,
     CustomerBatch,
     Subject,
 )
 from recorder.customers import normalise
-from recorder.customers.choices import GIVES_BACK, reaches, standing_purposes
 from recorder.customers.matching import (
     EMAIL,
     NAME,
@@ -42,12 +38,10 @@ from recorder.customers.matching import (
     MatchKeys,
     adopt_unlinked,
     match_keys,
-    touch,
 )
 from recorder.disposition.evaluation import reevaluate_customer
-from recorder.errors import Conflict, FieldError, InvalidInput, NotFound
+from recorder.errors import FieldError, InvalidInput, NotFound
 from recorder.services import Services
-from retention.model import Purpose
 
 MAX_FOUND: Final = 50
 
@@ -124,11 +118,13 @@ class Upserted:
     Attributes:
         created: the customer was not known before.
         linked: recordings that had waited for this customer.
+        changed: something new was said.
     """
 
     id: uuid.UUID
     created: bool
     linked: tuple[uuid.UUID, ...]
+    changed: bool = True
 
 
 # Formats of national identity numbers (FI henkilötunnus, SE personnummer with its separator or century).
@@ -162,56 +158,98 @@ async def upsert(
     Raises:
         InvalidInput: a phone or e-mail is not one, or the number is a national identity number.
     """
-    now = services.clock.now()
     async with services.database.transaction() as session:
         controller = await session.get_one(Controller, controller_id)
-        fields = _normalised(given, controller.country)
-        number = fields["number"]
-        number_digest = blind_index(services.keyring, controller_id, NUMBER, number)
-        keys = _keys(services, controller, fields)
-        await lock_values(session, {number_digest, *keys.digests})
-        customer = await _by_number(session, controller_id, number_digest)
-        created = customer is None
-        if customer is None:
-            customer = await _new_customer(session, services, controller_id, now)
-        subject = await session.get_one(Subject, customer.subject_id)
-        values = _merge(_values(services, subject, customer), fields)
-        customer.sealed = seal_json(services.keyring, subject, CUSTOMER_RECORD, customer.id, values)
-        customer.updated_at = now
-        _add_batch(session, services, subject, customer, given, fields, request_id, now)
-        await _reindex(session, services, customer, values)
-        await session.flush()
-        linked = await adopt_unlinked(
-            session,
-            services,
-            customer,
-            _keys(services, controller, values),
-            actor=actor,
-            now=now,
-            request_id=request_id,
-        )
-        record(
-            session,
-            AuditEvent(
-                action="customer.upserted",
-                actor=actor,
-                object_type="customer",
-                object_id=str(customer.id),
-                controller_id=controller_id,
-                request_id=request_id,
-                details={
-                    "created": created,
-                    "source": given.source.value,
-                    "fields": sorted(fields),
-                    "linked": len(linked),
-                },
-            ),
-            now=now,
-        )
-        await session.flush()
-        if linked:
-            await reevaluate_customer(session, services, customer.id, now)
-        return Upserted(customer.id, created, linked)
+        delivery = prepare(services, controller, given)
+        await lock_values(session, delivery.locks)
+        done = await upsert_in(session, services, delivery, actor=actor, request_id=request_id)
+        if done.linked:
+            await reevaluate_customer(session, services, done.id, services.clock.now())
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A delivery whose values are checked and normalised.
+
+    Attributes:
+        locks: digests to lock before it is taken in.
+    """
+
+    given: CustomerUpsert
+    controller: Controller
+    fields: dict[str, Any]
+    number_digest: bytes
+    locks: frozenset[bytes]
+
+
+def prepare(services: Services, controller: Controller, given: CustomerUpsert) -> Prepared:
+    """Check a delivery and normalise its values.
+
+    Raises:
+        InvalidInput: a phone or e-mail is not one, or the number is a national identity number.
+    """
+    fields = _normalised(given, controller.country)
+    digest = blind_index(services.keyring, controller.id, NUMBER, fields["number"])
+    keys = _keys(services, controller, fields)
+    return Prepared(given, controller, fields, digest, frozenset({digest, *keys.digests}))
+
+
+async def upsert_in(
+    session: AsyncSession,
+    services: Services,
+    delivery: Prepared,
+    *,
+    actor: str,
+    request_id: str,
+    skip_unchanged: bool = False,
+) -> Upserted:
+    """The same in a running transaction that holds the delivery's locks; re-evaluating is the caller's.
+
+    Args:
+        skip_unchanged: a delivery that says nothing new leaves no trace, so that it can be repeated.
+    """
+    now, fields, controller = services.clock.now(), delivery.fields, delivery.controller
+    customer = await by_number(session, controller.id, delivery.number_digest)
+    created = customer is None
+    if customer is None:
+        customer = await _new_customer(session, services, controller.id, now)
+    subject = await session.get_one(Subject, customer.subject_id)
+    known = _values(services, subject, customer)
+    values = _merge(known, fields)
+    if skip_unchanged and not created and values == known:
+        return Upserted(customer.id, created, (), changed=False)
+    customer.sealed = seal_json(services.keyring, subject, CUSTOMER_RECORD, customer.id, values)
+    customer.updated_at = now
+    _add_batch(session, services, subject, customer, delivery.given, fields, request_id, now)
+    await _reindex(session, services, customer, values)
+    await session.flush()
+    linked = await adopt_unlinked(
+        session,
+        services,
+        customer,
+        _keys(services, controller, values),
+        actor=actor,
+        now=now,
+        request_id=request_id,
+    )
+    event = AuditEvent(
+        action="customer.upserted",
+        actor=actor,
+        object_type="customer",
+        object_id=str(customer.id),
+        controller_id=controller.id,
+        request_id=request_id,
+        details={
+            "created": created,
+            "source": delivery.given.source.value,
+            "fields": sorted(fields),
+            "linked": len(linked),
+        },
+    )
+    record(session, event, now=now)
+    await session.flush()
+    return Upserted(customer.id, created, linked)
 
 
 def _normalised(given: CustomerUpsert, region: str) -> dict[str, Any]:
@@ -268,7 +306,8 @@ def _keys(services: Services, controller: Controller, values: dict[str, Any]) ->
     )
 
 
-async def _by_number(session: AsyncSession, controller_id: uuid.UUID, digest: bytes) -> Customer | None:
+async def by_number(session: AsyncSession, controller_id: uuid.UUID, digest: bytes) -> Customer | None:
+    """The living customer who has a number, locked for the rest of the transaction."""
     query = (
         sa.select(Customer)
         .join(BlindIndex, BlindIndex.customer_id == Customer.id)
@@ -454,156 +493,3 @@ async def living(session: AsyncSession, controller_id: uuid.UUID, customer_id: u
     if customer is None or customer.controller_id != controller_id or customer.erased_at is not None:
         raise NotFound("there is no such customer")
     return customer
-
-
-async def add_contact(
-    services: Services,
-    controller_id: uuid.UUID,
-    customer_id: uuid.UUID,
-    *,
-    kind: ContactKind,
-    at: datetime,
-    note: dict[str, str] | None,
-    actor: str,
-    request_id: str,
-) -> tuple[uuid.UUID, datetime | None]:
-    """Record a contact; kinds that count move the last contact, never backwards.
-
-    Returns:
-        The contact's id and the customer's last contact.
-
-    Raises:
-        NotFound: no such customer.
-        InvalidInput: the time lies in the future.
-    """
-    now = services.clock.now()
-    if (at - now).total_seconds() > services.settings.clock_skew_seconds:
-        raise InvalidInput("/at: lies in the future", fields=[FieldError("/at", "lies in the future")])
-    async with services.database.transaction() as session:
-        customer = await living(session, controller_id, customer_id)
-        contact_id = uuid.uuid4()
-        sealed = None
-        if note:
-            subject = await session.get_one(Subject, customer.subject_id)
-            sealed = seal_json(services.keyring, subject, CONTACT_NOTE, contact_id, dict(note))
-        session.add(
-            Contact(
-                id=contact_id,
-                customer_id=customer.id,
-                kind=kind,
-                at=at,
-                recording_id=None,
-                sealed=sealed,
-                recorded_at=now,
-            )
-        )
-        if kind.counts:
-            touch(customer, at)
-        event = AuditEvent(
-            action="contact.added",
-            actor=actor,
-            object_type="customer",
-            object_id=str(customer.id),
-            controller_id=controller_id,
-            request_id=request_id,
-            details={"contact": str(contact_id), "kind": kind.value},
-        )
-        record(session, event, now=now)
-        await session.flush()
-        await reevaluate_customer(session, services, customer.id, now)
-        return contact_id, customer.last_contact_at
-
-
-async def add_choice(
-    services: Services,
-    controller_id: uuid.UUID,
-    customer_id: uuid.UUID,
-    *,
-    kind: ChoiceKind,
-    purposes: Sequence[Purpose],
-    channel: str | None,
-    effective_at: datetime | None,
-    source: str,
-    actor: str,
-    request_id: str,
-    told_at: datetime | None = None,
-) -> uuid.UUID:
-    """Append a choice to the ledger; nothing there is ever changed or removed.
-
-    Args:
-        effective_at: from when; default now.
-        told_at: when the person was told that a restriction will be lifted (GDPR art. 18(3)).
-
-    Raises:
-        NotFound: no such customer.
-        InvalidInput: something is given back before now, or a restriction lifted without telling first.
-        Conflict: nothing stands that could be given back.
-    """
-    now = services.clock.now()
-    async with services.database.transaction() as session:
-        customer = await living(session, controller_id, customer_id)
-        if kind in GIVES_BACK:
-            _check_giving_back(kind, effective_at, told_at, now)
-            theirs = sa.select(Choice).where(Choice.customer_id == customer.id)
-            standing = standing_purposes(list(await session.scalars(theirs)), kind, effective_at or now)
-            if not standing & (reaches(kind, [p.value for p in purposes])):
-                raise Conflict("nothing stands that this would give back", kind="nothing-standing")
-        choice = Choice(
-            id=uuid.uuid4(),
-            customer_id=customer.id,
-            kind=kind,
-            purposes=[p.value for p in dict.fromkeys(purposes)],
-            channel=channel,
-            effective_at=effective_at or now,
-            source=source,
-            recorded_at=now,
-            actor=actor,
-        )
-        session.add(choice)
-        event = AuditEvent(
-            action="choice.recorded",
-            actor=actor,
-            object_type="customer",
-            object_id=str(customer.id),
-            controller_id=controller_id,
-            request_id=request_id,
-            details={
-                "choice": str(choice.id),
-                "kind": kind.value,
-                "purposes": list(choice.purposes),
-                "told_at": None if told_at is None else told_at.isoformat(),
-            },
-        )
-        record(session, event, now=now)
-        await session.flush()
-        await reevaluate_customer(session, services, customer.id, now)
-        return choice.id
-
-
-def _check_giving_back(
-    kind: ChoiceKind, effective_at: datetime | None, told_at: datetime | None, now: datetime
-) -> None:
-    """What closed a window closed it: nothing is opened again for a time that is over."""
-    problems = []
-    if effective_at is not None and effective_at < now:
-        problems.append(FieldError("/effective_at", "what is given back counts from now on at the earliest"))
-    if kind is ChoiceKind.RESTRICTION_LIFTED and (told_at is None or told_at > now):
-        problems.append(
-            FieldError("/told_at", "say when the person was told that the restriction will be lifted")
-        )
-    if problems:
-        raise InvalidInput("; ".join(f"{p.path}: {p.message}" for p in problems), fields=problems)
-
-
-async def ledger(services: Services, controller_id: uuid.UUID, customer_id: uuid.UUID) -> Sequence[Choice]:
-    """A customer's choices, the oldest first.
-
-    Raises:
-        NotFound: no such customer.
-    """
-    async with services.database.snapshot() as session:
-        customer = await session.get(Customer, customer_id)
-        if customer is None or customer.controller_id != controller_id or customer.erased_at is not None:
-            raise NotFound("there is no such customer")
-        query = sa.select(Choice).where(Choice.customer_id == customer_id)
-        return (await session.scalars(query.order_by(Choice.effective_at, Choice.recorded_at))).all()

@@ -84,9 +84,20 @@ def preview(delivery: Delivery, first: Recording | None, match: Match) -> Outcom
 
 def _who(match: Match) -> dict[str, Any]:
     if match.certain:
-        return {"status": "linked", "id": str(match.customers[0]), "matched_by": match.by, "candidates": 0}
-    status = "candidates" if match.customers else "unlinked"
-    return {"status": status, "id": None, "matched_by": match.by, "candidates": len(match.customers)}
+        return {
+            "status": "linked",
+            "id": str(match.customers[0]),
+            "matched_by": match.by,
+            "confidence": match.confidence,
+            "candidates": 0,
+        }
+    return {
+        "status": "candidates" if match.customers else "unlinked",
+        "id": None,
+        "matched_by": match.by,
+        "confidence": match.confidence if match.customers else None,
+        "candidates": len(match.customers),
+    }
 
 
 async def _customer(session: AsyncSession, row: Recording) -> dict[str, Any]:
@@ -95,13 +106,19 @@ async def _customer(session: AsyncSession, row: Recording) -> dict[str, Any]:
     ).all()
     principal = next((link for link in links if link.role is LinkRole.PRINCIPAL), None)
     if principal is not None:
-        linked = str(principal.customer_id)
-        return {"status": "linked", "id": linked, "matched_by": principal.matched_by, "candidates": 0}
+        return {
+            "status": "linked",
+            "id": str(principal.customer_id),
+            "matched_by": principal.matched_by,
+            "confidence": principal.confidence,
+            "candidates": 0,
+        }
     candidates = [link for link in links if link.role is LinkRole.CANDIDATE]
     return {
         "status": "candidates" if candidates else "unlinked",
         "id": None,
         "matched_by": candidates[0].matched_by if candidates else None,
+        "confidence": candidates[0].confidence if candidates else None,
         "candidates": len(candidates),
     }
 

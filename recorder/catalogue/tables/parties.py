@@ -69,6 +69,17 @@ class Customer(Base):
     erased_at: Mapped[datetime | None]
 
 
+class SharedLine(Base):
+    """A telephone line that many people call from, such as a company's switchboard: it tells nobody's name."""
+
+    __tablename__ = "shared_lines"
+
+    controller_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("controllers.id"), primary_key=True)
+    digest: Mapped[bytes] = mapped_column(primary_key=True)  # blind index of the number, as of phones
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(sa.String(120))
+
+
 class CustomerBatch(Base):
     """One delivery of customer data: where it came from and when it was stored. Immutable."""
 

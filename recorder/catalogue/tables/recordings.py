@@ -155,6 +155,7 @@ class RecordingLink(Base):
     )
     role: Mapped[LinkRole] = mapped_column(enum_column(LinkRole))
     matched_by: Mapped[str] = mapped_column(sa.String(20))  # number, phone, email, person
+    confidence: Mapped[int | None]  # percent, when it was matched
     created_at: Mapped[datetime]
 
 

@@ -28,8 +28,9 @@ from recorder.catalogue.tables import (
     Subject,
 )
 from recorder.clock import ManualClock
+from recorder.customers.contacts import add_contact
 from recorder.customers.linking import link_by_person
-from recorder.customers.records import CustomerQuery, CustomerUpsert, add_contact, search, upsert
+from recorder.customers.records import CustomerQuery, CustomerUpsert, search, upsert
 from recorder.errors import Conflict, Forbidden, InvalidInput, NotFound
 from recorder.ingest.metadata import RecordingMetadata
 from recorder.ingest.pipeline import Intake

@@ -37,7 +37,7 @@ from recorder.catalogue.tables import (
     WebSession,
 )
 from recorder.clock import ManualClock
-from recorder.customers import records
+from recorder.customers import ledger
 from recorder.disposition import holds, schedules
 from recorder.disposition.evaluation import reevaluate
 from recorder.playback.serve import close_idle_listens
@@ -293,7 +293,7 @@ async def test_a_listening_link_that_ran_out(begin: Begin, clock: ManualClock) -
 
 async def object_to(heard: Heard, kind: ChoiceKind, *, in_seconds: int = 0) -> None:
     services = heard.world.services
-    await records.add_choice(
+    await ledger.add_choice(
         services,
         heard.world.controller.id,
         heard.customer_id,

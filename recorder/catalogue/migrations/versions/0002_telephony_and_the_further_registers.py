@@ -47,6 +47,17 @@ def upgrade() -> None:
         batch_op.create_index("ix_assessment_totals_month", ["controller_id", "month"], unique=False)
 
     op.create_table(
+        "shared_lines",
+        sa.Column("controller_id", sa.Uuid(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_by", sa.String(length=120), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["controller_id"], ["controllers.id"], name=op.f("fk_shared_lines_controller_id_controllers")
+        ),
+        sa.PrimaryKeyConstraint("controller_id", "digest", name=op.f("pk_shared_lines")),
+    )
+    op.create_table(
         "webhook_endpoints",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("controller_id", sa.Uuid(), nullable=False),
@@ -354,6 +365,11 @@ def upgrade() -> None:
     with op.batch_alter_table("erasure_items", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_erasure_items_recording_id"), ["recording_id"], unique=False)
 
+    with op.batch_alter_table("recording_links", schema=None) as batch_op:
+        batch_op.add_column(
+            sa.Column("confidence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True)
+        )
+
     with op.batch_alter_table("recordings", schema=None) as batch_op:
         batch_op.add_column(
             sa.Column("part", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True)
@@ -372,6 +388,9 @@ def downgrade() -> None:
 
     with op.batch_alter_table("recordings", schema=None) as batch_op:
         batch_op.drop_column("part")
+
+    with op.batch_alter_table("recording_links", schema=None) as batch_op:
+        batch_op.drop_column("confidence")
 
     with op.batch_alter_table("erasure_items", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_erasure_items_recording_id"))
@@ -427,6 +446,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_webhook_endpoints_controller_id"))
 
     op.drop_table("webhook_endpoints")
+    op.drop_table("shared_lines")
     with op.batch_alter_table("assessment_totals", schema=None) as batch_op:
         batch_op.drop_index("ix_assessment_totals_month")
 
