@@ -14,9 +14,8 @@ from recorder.access.guard import permit
 from recorder.access.policy import Action, Target
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
-from recorder.catalogue.enums import RecordingState
 from recorder.catalogue.lookups import Lookup
-from recorder.catalogue.tables import Recording, Source
+from recorder.catalogue.tables import Recording, Source, Tombstone
 from recorder.completeness.outcomes import note_outcome
 from recorder.errors import Forbidden, Unavailable
 from recorder.ingest.adapters.base import NoAudio, SenderOutcome
@@ -24,7 +23,6 @@ from recorder.ingest.identity import recording_identity
 from recorder.services import Services
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_HERE: Final = (RecordingState.STORED, RecordingState.SPOOLED, RecordingState.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +99,23 @@ async def note(services: Services, sender: Sender, told: NoAudio, *, actor: str,
     """Keep what a sender says of a recording whose audio is not in this request.
 
     Returns:
-        What is true of it: ``received`` where the recording is here already.
+        What is true of it: ``received`` where the recording is here already, or was and is erased.
     """
     now, metadata = services.clock.now(), told.request.metadata
     identity = recording_identity(
         services.keyring, sender.controller_id, sender.id, metadata.external_id, metadata.leg
     )
     async with services.database.transaction() as session:
-        state = await session.scalar(
-            sa.select(Recording.state).where(Recording.source_id == sender.id, Recording.identity == identity)
+        here = await session.scalar(
+            sa.select(Recording.id).where(Recording.source_id == sender.id, Recording.identity == identity)
         )
-        outcome = SenderOutcome.RECEIVED if state in _HERE else told.outcome
+        gone = await session.scalar(
+            sa.select(Tombstone.source_id).where(
+                Tombstone.source_id == sender.id, Tombstone.identity == identity
+            )
+        )
+        settled = here is not None or gone is not None
+        outcome = SenderOutcome.RECEIVED if settled else told.outcome
         noted = await note_outcome(
             session,
             services.keyring,

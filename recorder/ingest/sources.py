@@ -18,7 +18,7 @@ from recorder.catalogue.locks import lock_values
 from recorder.catalogue.tables import Source
 from recorder.errors import Conflict, FieldError, InvalidInput, NotFound
 from recorder.ingest.adapters.registry import GENERIC, KINDS, settings_of
-from recorder.ingest.metadata import MediaHint, field_errors
+from recorder.ingest.metadata import MediaHint, field_errors, pointer
 from recorder.services import Services
 
 RESERVED: Final = frozenset({"t"})
@@ -183,8 +183,13 @@ def _settings(kind: str, given: dict[str, JsonValue] | None) -> dict[str, Any]:
     Raises:
         InvalidInput: naming each setting that is not of the kind, or wrong.
     """
+    model = settings_of(kind)
+    if unknown := sorted((given or {}).keys() - model.model_fields.keys()):
+        message = f"is none of {', '.join(model.model_fields)}"
+        fields = [FieldError(f"/settings{pointer([name])}", message) for name in unknown]
+        raise InvalidInput(f"the settings cannot be used: {fields[0].path}: {message}", fields=fields)
     try:
-        return settings_of(kind).model_validate(given or {}).document()
+        return model.model_validate(given or {}).document()
     except ValidationError as error:
         fields = [FieldError(f"/settings{f.path}", f.message) for f in field_errors(error)]
         listing = "; ".join(f"{f.path}: {f.message}" for f in fields[:5])
