@@ -117,6 +117,7 @@ class OfflineAdmission:
             )
             sealed = seal_under_controller(keyring, controller, _LABEL, part.model_dump_json().encode())
             parts[controller] = base64.b64encode(sealed).decode("ascii")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(file, "w") as out:

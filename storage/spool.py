@@ -213,6 +213,10 @@ class Spool:
         """Whose deliveries lie in it."""
         return {item.controller_id for item in self._items.values()}
 
+    def of_controller(self, controller_id: str) -> list[SpoolItem]:
+        """One controller's deliveries in order of arrival, those in hand and those damaged included."""
+        return [item for _, item in sorted(self._items.items()) if item.controller_id == controller_id]
+
     def epochs(self, controller_id: str) -> dict[int, int]:
         """Deliveries by the key epoch that they hang on."""
         counts: dict[int, int] = {}

@@ -26,6 +26,7 @@ from recorder.disposition import ledger
 from recorder.disposition.certificates import CERTIFICATE_TYPE, certificate_document, sign, text
 from recorder.disposition.facts import load_cases
 from recorder.ingest.resumable import ending as uploads
+from recorder.ingest.spool_erasure import doom_spooled
 from recorder.rights import shredding
 from recorder.services import Services
 from retention.erasure import ORDER, Step
@@ -33,6 +34,7 @@ from retention.errors import Unavailable, UnknownErasure
 from retention.ports import ErasureState, Judge
 from storage.errors import KeyDestroyed, Misuse, ObjectLocked, StorageError
 from storage.objects import Upload, Version
+from storage.spool import SpoolItem
 
 ACTOR: Final = "system:erasure"
 _ABREAST: Final = 8
@@ -74,6 +76,7 @@ class SqlErasurePort:
     @_translated()
     async def begin(self, erasure_id: str, judge: Judge, now: datetime) -> int:
         """See ``ErasurePort``; a recording that others hang on as well waits for a person."""
+        doomed: list[SpoolItem] = []
         async with self._step(erasure_id) as (session, erasure):
             if erasure.step is not None:
                 return int(erasure.detail["to_erase"])
@@ -96,6 +99,15 @@ class SqlErasurePort:
                 for recording in gone:
                     recording.state = RecordingState.ERASING
                 await rows.close_access(session, [r.id for r in gone], now)
+            if erasure.scope != "original":
+                doomed = await doom_spooled(
+                    session,
+                    self._services,
+                    erasure.controller_id,
+                    customer_id=erasure.customer_id,
+                    identities={r.identity for r in gone},
+                    now=now,
+                )
             if erasure.customer_id is not None:
                 await rows.stop_matching(session, erasure.customer_id, now)
             erasure.detail = {**erasure.detail, "to_erase": len(gone)}
@@ -108,7 +120,10 @@ class SqlErasurePort:
                 erased=[str(r.id) for r in gone],
                 kept=[str(r.id) for r in targets if outcomes[r.id][0] == "kept"],
             )
-            return len(gone)
+        if self._services.spool is not None:
+            for item in doomed:
+                await self._services.spool.remove(item)
+        return len(gone)
 
     async def _judge(
         self,

@@ -284,10 +284,12 @@ class Intake:
         """Make it durable on local disk, then store it: its sender would not send it again."""
         try:
             item, spooled = await self._write(push, arrival, kept, spool)
-        except Unavailable:
-            if kept.begun:
+        except Unavailable as error:
+            if not kept.whole:
                 raise
-            return await self._store_or_spool(push, claim, arrival, kept, spool)
+            # No room for it here; the store may well be there.
+            log.warning("stored without being spooled first", exc_info=error)
+            return await self._store(push, claim, arrival, kept.again())
         with spool.in_hand(item) as mine:
             if not mine:
                 return spooled.outcome(self._services.keyring, item)
@@ -323,6 +325,11 @@ class Intake:
         """
         spooled = await Spooled.read(spool, item)
         controller = uuid.UUID(item.controller_id)
+        known = await spooling.alias_of(self._services, item.id)
+        if known is not None:
+            # Settled before, and its remover died; or erased while it waited.
+            await spool.remove(item)
+            return known.outcome
         admitted = await admit_again(
             self._services, spooled.source_id, controller, spooled.actor, item.identity
         )

@@ -30,7 +30,6 @@ class Retained:
         self._size = 0
         self._waiting: asyncio.Task[Chunk | None] | None = None
         self._ended = False
-        self.begun = False
 
     @property
     def whole(self) -> bool:
@@ -41,7 +40,6 @@ class Retained:
         return self
 
     async def __anext__(self) -> Chunk:
-        self.begun = True
         if self._kept is None:
             return await anext(self._source)
         if self._ended:

@@ -20,6 +20,7 @@ from tests.system.installation import Answer, Api, Installation, client, embedde
 
 AUDIO = tone(2.0)
 Make = Callable[..., Installation]
+NO_SPOOL = {"RECORDER_SPOOL_MAX_BYTES": "0"}
 BOTH = ["embedded", pytest.param("production", marks=[pytest.mark.postgres, pytest.mark.s3])]
 
 
@@ -131,7 +132,8 @@ async def test_the_store_away_and_back(
     own_installation: Make, own_s3_server: Callable[[], S3Server], postgres: PostgresServer
 ) -> None:
     store = await asyncio.to_thread(own_s3_server)
-    own = await asyncio.to_thread(own_installation, production, store, postgres)
+    # Without a spool; tests/system/test_service_spool.py is about one with it.
+    own = await asyncio.to_thread(own_installation, production, store, postgres, **NO_SPOOL)
     await asyncio.to_thread(own.start)
     async with client(own) as api:
         before = await accepted(api, "before")
@@ -158,7 +160,7 @@ async def test_the_database_away_and_back(
     own_installation: Make, s3_server: S3Server, own_postgres: Callable[..., PostgresServer]
 ) -> None:
     database = await asyncio.to_thread(own_postgres)
-    own = await asyncio.to_thread(own_installation, production, s3_server, database)
+    own = await asyncio.to_thread(own_installation, production, s3_server, database, **NO_SPOOL)
     await asyncio.to_thread(own.start)
     async with client(own) as api:
         before = await accepted(api, "before")

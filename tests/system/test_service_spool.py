@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -200,6 +201,53 @@ async def test_past_the_quota_it_is_503_with_retry_after(
         await drained(api)
         await proved(own, api, answers)
         assert (await api.put("q2.wav", SMALL)).status == 201
+
+
+async def test_a_disk_without_room_for_the_spool_is_503_and_leaves_nothing_half(
+    own_installation: Make, store: S3Server, database: PostgresServer
+) -> None:
+    own = await started(own_installation, store, database)
+    large = tone(60.0)
+    async with client(own) as api:
+        await asyncio.to_thread(store.stop)
+        # No file of the process may pass a megabyte: its writes fail as they do on a full disk.
+        resource.prlimit(own.serve.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+        answers = {"small": (await spooled(api, "small"), SMALL)}
+        refused_for_now(await api.put("large.wav", large), "spool")
+        assert len(files(own)) == 2
+        assert (await api.get("/readyz")).json["parts"]["spool"] == "full"
+        resource.prlimit(own.serve.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        answers["large"] = await spooled(api, "large", large), large
+        await asyncio.to_thread(store.start)
+        await drained(api)
+        await proved(own, api, answers)
+
+
+async def test_killed_while_it_drains_it_goes_on_where_it_was(
+    own_installation: Make, store: S3Server, database: PostgresServer
+) -> None:
+    own = await started(own_installation, store, database)
+    answers: dict[str, tuple[Answer, bytes]] = {}
+    async with client(own) as api:
+        await asyncio.to_thread(store.stop)
+        for number in range(12):
+            audio = tone(1.0 + number / 10)
+            answers[f"k{number}"] = await spooled(api, f"k{number}", audio), audio
+        await asyncio.to_thread(store.start)
+
+        async def look() -> Answer:
+            return await api.get("/readyz")
+
+        await api.until(look, lambda a: bool(a.json["spooled"] < 12))
+        await asyncio.to_thread(own.kill)
+    left = len(files(own))
+    await asyncio.to_thread(own.start)
+    async with client(own) as api:
+        await drained(api)
+        await proved(own, api, answers)
+        items = (await api.get("/api/v1/recordings?limit=200", "quality")).json["items"]
+        assert {item["id"] for item in items} == {answer.json["id"] for answer, _ in answers.values()}
+    assert left > 0, "it was killed before the end"
 
 
 async def test_a_sender_that_never_retries_is_spooled_first(

@@ -42,7 +42,12 @@ async def test_healthz_says_that_the_process_answers(client: Client) -> None:
 async def test_readyz_asks_every_part(client: Client, services: Services) -> None:
     answer = await client.get("/readyz")
     assert answer.status == 200
-    assert await answer.json() == {"ready": True, "parts": {"database": "ok", "store": "ok", "keyring": "ok"}}
+    assert await answer.json() == {
+        "ready": True,
+        "parts": {"database": "ok", "store": "ok", "keyring": "ok"},
+        "degraded": [],
+        "spooled": None,
+    }
     assert services.metrics.registry.get_sample_value("recorder_ready") == 1
 
 
