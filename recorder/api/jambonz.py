@@ -135,7 +135,11 @@ async def _converse(call: ApiCall, sender: Sender, socket: web.WebSocketResponse
         await _accept(call, sender, asked, stream.body(header))
     else:
         told = NoAudio(asked, SenderOutcome.ABSENT, "no-frames")
-        await note(services, sender, told, actor=call.principal.actor, request_id=call.request_id)
+        noting = asyncio.create_task(
+            note(services, sender, told, actor=call.principal.actor, request_id=call.request_id)
+        )
+        services.uploads.track(noting)  # the line is closed, and with it this request may be cancelled
+        await asyncio.shield(noting)
 
 
 async def _accept(call: ApiCall, sender: Sender, asked: IngestRequest, body: AsyncIterator[bytes]) -> None:
