@@ -30,6 +30,7 @@ from recorder.spooling.journal import Entry, Journal, State
 from recorder.spooling.pacing import Backoff, Bandwidth, Clock, Gate, SystemClock
 from recorder.spooling.removal import Removal
 from recorder.spooling.service import (
+    MAX_HEADER,
     Away,
     Garbled,
     Held,
@@ -312,7 +313,7 @@ class Agent:
             async def moved(at: int) -> None:
                 shown.sent = at
 
-            if self._resumable:
+            if self._resumable and len(file.header) <= MAX_HEADER:
                 held = await self._push_resumable(entry, file, moved)
             else:
                 held = await self._service.push_whole(file, moved)

@@ -213,7 +213,7 @@ class SpoolConfig(_Section):
         if isinstance(value, str):
             try:
                 return ZoneInfo(value)
-            except (OSError, ValueError) as error:
+            except (KeyError, OSError, ValueError) as error:
                 raise ValueError("no IANA time zone of this name, as in Europe/Helsinki") from error
         return value
 

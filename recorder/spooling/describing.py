@@ -65,8 +65,9 @@ def name_of(path: bytes) -> str:
 
 def sidecar_paths(path: bytes, kinds: Sequence[str]) -> list[tuple[bytes, str]]:
     """Where a file's sidecar may be, with its kind, best first."""
-    stem, dot, _ = path.rpartition(b".")
-    bases = [path, stem] if dot and not stem.endswith(b"/") else [path]
+    folder, slash, name = path.rpartition(b"/")
+    stem = name.rpartition(b".")[0]
+    bases = [path, folder + slash + stem] if stem else [path]
     return [
         (base + os.fsencode(suffix), kind)
         for kind in ("vcon", "siprec", "json")
@@ -157,7 +158,8 @@ def describe(
     if noted:
         own["remarks"] = noted
     if unread:
-        own["unread"] = json.loads(json.dumps(unread, default=str))
+        # As text: what could not be used may hold what no document can.
+        own["unread"] = json.dumps(unread, default=str)[:10_000]
     extra = complete.setdefault("extra", {})
     extra["spool"] = own
     return complete

@@ -90,6 +90,16 @@ class Outgoing:
     metadata: Mapping[str, Any] = field(repr=False)
 
     @property
+    def header(self) -> str:
+        """``Upload-Metadata``."""
+        values = {
+            "metadata": json.dumps(dict(self.metadata), ensure_ascii=False).encode(),
+            "filename": self.name.encode(),
+            "filetype": self.content_type.encode(),
+        }
+        return ",".join(f"{name} {_base64(value)}" for name, value in values.items())
+
+    @property
     def content_type(self) -> str:
         """By the file's extension."""
         _, dot, extension = self.name.rpartition(".")
@@ -105,6 +115,9 @@ class Held:
     outcome: str
     reasons: tuple[str, ...]
 
+
+MAX_HEADER: Final = 7000
+"""Servers and proxies take header lines of about 8000 bytes; more metadata goes by the other way."""
 
 Moved = Callable[[int], Awaitable[None]]
 Created = Callable[[str], Awaitable[None]]
@@ -187,16 +200,10 @@ class Service:
             Away: Try again later.
             RecorderError: The service refuses; the type says why.
         """
-        document = json.dumps(dict(file.metadata), ensure_ascii=False).encode()
-        values = {
-            "metadata": document,
-            "filename": file.name.encode(),
-            "filetype": file.content_type.encode(),
-        }
         headers = {
             "Tus-Resumable": TUS,
             "Upload-Length": str(file.size),
-            "Upload-Metadata": ",".join(f"{name} {_base64(value)}" for name, value in values.items()),
+            "Upload-Metadata": file.header,
             "Repr-Digest": f"sha-256=:{_base64(file.sha256)}:",
             "Idempotency-Key": f'"{file.key}"',
         }
