@@ -245,7 +245,7 @@ async def use_approval(
         row is not None
         and (row.controller_id, row.action, row.target) == (controller_id, action, target)
         and (details is None or row.details == dict(details))
-        and row.decided_by != row.requested_by
+        and row.decided_by not in (None, row.requested_by)
         and (action not in _ASKERS_OWN or row.requested_by == actor)
     )
     if row is None or not fits:
