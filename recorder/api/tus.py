@@ -118,11 +118,17 @@ async def create(call: ApiCall) -> web.Response:
         concat=protocol.concat(fields.get("Upload-Concat"), below=PATH + "/"),
         digests=DigestCheck.from_fields([("Repr-Digest", ", ".join(values) if values else None)]),
         sent_at=sent_at(fields),
-        with_body=with_body,
     )
     if with_body and creation.concat is not None and creation.concat.final:
         raise MalformedInput("a final upload takes no bytes of its own")
-    row, hold = await creating.create(call.services, call.principal, creation, request_id=call.request_id)
+    begun = await creating.check(call.services, call.principal, creation, request_id=call.request_id)
+    if body is not None and receiving.comes_whole(begun, body):
+        progress = await receiving.take_whole(
+            call.services, begun, body, principal=call.principal, request_id=call.request_id
+        )
+        return _created(progress)
+    hold = None if body is None else call.services.resumable.begin(begun.upload_id)
+    row = await creating.create(call.services, begun, hold=hold)
     progress = Progress(row)
     if body is not None and hold is not None:
         progress = await receiving.begin(
@@ -130,8 +136,12 @@ async def create(call: ApiCall) -> web.Response:
         )
     elif row.state is not UploadState.OPEN:
         progress = await receiving.again(call.services, row, call.request_id)
+    return _created(progress)
+
+
+def _created(progress: Progress) -> web.Response:
     headers = _headers(progress)
-    headers["Location"] = f"{PATH}/{row.id}"
+    headers["Location"] = f"{PATH}/{progress.row.id}"
     return web.Response(status=201, headers=headers)
 
 

@@ -48,7 +48,8 @@ class ResumableUpload(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     controller_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("controllers.id"))
     source_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("sources.id"))
-    subject_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("subjects.id"), index=True)
+    # NULL for one that came whole and was never kept unfinished.
+    subject_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("subjects.id"), index=True)
     identity: Mapped[bytes | None]  # as recordings have it; None for a part, which is of nothing yet
     kind: Mapped[UploadKind] = mapped_column(enum_column(UploadKind))
     state: Mapped[UploadState] = mapped_column(enum_column(UploadState))

@@ -19,8 +19,24 @@ from recorder.ingest.resumable import rows
 from recorder.ingest.resumable.active import Hold
 from recorder.ingest.resumable.asking import Asked, ask
 from recorder.ingest.resumable.protocol import Concat, metadata_pairs
-from recorder.ingest.resumable.receiving import limit_of
 from recorder.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An upload that may be created.
+
+    Attributes:
+        known: the one that a repeated request made before.
+    """
+
+    upload_id: uuid.UUID
+    admitted: Admitted
+    asked: Asked
+    kind: UploadKind
+    length: int | None
+    parts: tuple[uuid.UUID, ...] | None = None
+    known: ResumableUpload | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +48,6 @@ class Creation:
         deferred: whether a later request brings the length.
         metadata: ``Upload-Metadata`` as sent.
         digests: of the whole recording.
-        with_body: whether this very request brings the first bytes.
     """
 
     length: int | None
@@ -41,16 +56,10 @@ class Creation:
     concat: Concat | None
     digests: DigestCheck
     sent_at: datetime | None
-    with_body: bool
 
 
-async def create(
-    services: Services, principal: Principal, creation: Creation, *, request_id: str
-) -> tuple[ResumableUpload, Hold | None]:
-    """Begin an upload.
-
-    Returns:
-        The upload; and the hold on it, where bytes follow in the same request (`receiving.patch` ends it).
+async def check(services: Services, principal: Principal, creation: Creation, *, request_id: str) -> Begun:
+    """Check a request for a new upload; nothing is written.
 
     Raises:
         Forbidden: the caller is no source.
@@ -73,32 +82,47 @@ async def create(
     kind = UploadKind.WHOLE
     if creation.concat is not None:
         kind = UploadKind.FINAL if final else UploadKind.PARTIAL
-    identity = None if asked.request is None else admitted.identity
     parts, length = None, creation.length
     if creation.concat is not None and creation.concat.parts is not None:
         parts = creation.concat.parts
-        known, length = await _parts(services, admitted, identity, parts)
+        known, length = await _parts(services, admitted, admitted.identity, parts)
         if known is not None:
-            return known, None
+            return Begun(upload_id, admitted, asked, kind, length, parts, known)
     limit = limit_of(services, admitted.source.max_bytes)
     if length is not None and length > limit:
         raise TooLarge(f"the recording is over this source's limit of {limit} bytes")
     if await rows.under_way(services, admitted.source.id) >= services.settings.open_uploads_per_source:
         raise TooMany("this source has too many unfinished uploads; end some of them", retry_after=60)
-    hold = services.resumable.begin(upload_id) if creation.with_body else None
-    row = await rows.insert(
+    return Begun(upload_id, admitted, asked, kind, length, parts)
+
+
+async def create(services: Services, begun: Begun, *, hold: Hold | None = None) -> ResumableUpload:
+    """Create an upload that was checked.
+
+    Args:
+        hold: on it, where bytes follow in the same request (`receiving.begin` ends it).
+    """
+    if begun.known is not None:
+        return begun.known
+    admitted = begun.admitted
+    return await rows.insert(
         services,
-        upload_id=upload_id,
+        upload_id=begun.upload_id,
         controller_id=admitted.controller.id,
         source_id=admitted.source.id,
-        identity=identity,
-        kind=kind,
-        length=length,
-        asked=asked,
-        parts=parts,
+        identity=None if begun.asked.request is None else admitted.identity,
+        kind=begun.kind,
+        length=begun.length,
+        asked=begun.asked,
+        parts=begun.parts,
         hold=hold,
     )
-    return row, hold
+
+
+def limit_of(services: Services, max_bytes: int | None) -> int:
+    """The largest recording of a source, in bytes."""
+    most = services.settings.max_upload_bytes
+    return most if max_bytes is None else min(most, max_bytes)
 
 
 def _asked(services: Services, creation: Creation) -> Asked:

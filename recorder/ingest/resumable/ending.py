@@ -268,5 +268,6 @@ async def purge(services: Services) -> int:
             await session.execute(
                 sa.delete(ResumableUpload).where(ResumableUpload.id.in_([r.id for r in rows]))
             )
-            await session.execute(sa.delete(Subject).where(Subject.id.in_([r.subject_id for r in rows])))
+            subjects = [row.subject_id for row in rows if row.subject_id is not None]
+            await session.execute(sa.delete(Subject).where(Subject.id.in_(subjects)))
     return len(rows)

@@ -27,6 +27,7 @@ from recorder.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from recorder.ingest import spooling
 from recorder.ingest.admission import GONE
 from recorder.ingest.answers import outcome_of
 from recorder.ingest.pipeline import Intake
@@ -92,7 +93,10 @@ async def finish(
     body = _stored(services, ids) if data is None else _given(data)
     try:
         async with aclosing(body):
-            outcome = await Intake(services).accept(asked, body, principal=pusher(row), request_id=request_id)
+            intake = Intake(services)
+            # What lies in pieces waits there; what is in memory alone may be spooled.
+            step = intake.accept if data is None else intake.accept_durably
+            outcome = await step(asked, body, principal=pusher(row), request_id=request_id)
     except _FINAL as error:
         await _end(services, hold, UploadState.REFUSED, error=error)
         raise
@@ -120,13 +124,16 @@ async def outcome(services: Services, row: ResumableUpload) -> Outcome:
     async with services.database.snapshot() as session:
         recording = None if row.recording_id is None else await session.get(Recording, row.recording_id)
         if recording is None and row.recording_id is not None and (row.problem or {}).get("spooled"):
-            return _spooled(row.recording_id, row.problem or {})
+            alias = await spooling.alias_of(services, row.recording_id)
+            if alias is None:
+                return _spooled(row.recording_id, row.problem or {})
+            recording = await session.get(Recording, alias.recording_id) if alias.recording_id else None
         if recording is None or recording.state in GONE:
             raise Erased("this call was erased")
         return await outcome_of(session, services, recording, OutcomeKind.CREATED)
 
 
-def _kept(outcome: Outcome) -> dict[str, Any] | None:
+def told_of(outcome: Outcome) -> dict[str, Any] | None:
     """What is told of a recording that waits in the spool, where no row of it can be asked yet."""
     if outcome.state is not RecordingState.SPOOLED:
         return None
@@ -233,7 +240,7 @@ async def _end(
             if other is not None and other.state in rows.UNDER_WAY:
                 await ending.close(session, other, UploadState.ENDED, now, problem={"why": "used"})
         recording_id = None if outcome is None else outcome.recording_id
-        problem = None if outcome is None else _kept(outcome)
+        problem = None if outcome is None else told_of(outcome)
         if error is not None:
             problem = rows.remembered(error)
         await ending.close(session, row, state, now, recording_id=recording_id, problem=problem)
@@ -249,4 +256,4 @@ async def _give_up(services: Services, hold: Hold) -> None:
         await ending.give_up(session, row, "damaged", now, outcome="failed")
 
 
-__all__ = ["drive", "finish", "finish_left", "outcome", "pusher", "tend_uploads"]
+__all__ = ["drive", "finish", "finish_left", "outcome", "pusher", "tend_uploads", "told_of"]

@@ -11,11 +11,12 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from recorder.access.principals import Principal
 from recorder.catalogue.tables import ResumableUpload, Source, UploadKind, UploadState
 from recorder.errors import (
     Busy,
@@ -28,9 +29,11 @@ from recorder.errors import (
     TooLarge,
     TooMany,
 )
+from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import Outcome
 from recorder.ingest.resumable import ending, finishing, rows
 from recorder.ingest.resumable.active import Hold
+from recorder.ingest.resumable.creating import Begun, limit_of
 from recorder.ingest.resumable.protocol import Checksum
 from recorder.services import Services
 from storage.errors import StorageError
@@ -175,8 +178,7 @@ async def _patch(
         over = row.state in (UploadState.DONE, UploadState.FINISHING)
         if over and body.offset == row.received and body.size in (0, None):
             return await again(services, row, request_id)
-        if services.resumable.running >= services.settings.concurrent_uploads:
-            raise TooMany("too many uploads at once; try again")
+        _refuse_flood(services)
         hold = services.resumable.begin(upload_id)
         async with rows.held(services, source_id, upload_id, hold) as (session, row):
             allowed = await _admit(session, services, row, body)
@@ -192,6 +194,64 @@ async def _patch(
             return await _write(services, hold, row, body, allowed, request_id)
     finally:
         await rows.release(services, hold)
+
+
+async def take_whole(
+    services: Services, begun: Begun, body: Body, *, principal: Principal, request_id: str
+) -> Progress:
+    """Take a small upload in that comes whole with its creation: nothing of it is kept unfinished.
+
+    Raises:
+        MalformedInput: the body broke off.
+        ChecksumMismatch: its bytes are others.
+        RecorderError: what the pipeline says.
+    """
+    work = _take_whole(services, begun, body, principal, request_id)
+    return await asyncio.shield(services.resumable.start(work))
+
+
+def comes_whole(begun: Begun, body: Body) -> bool:
+    """Whether a creation brings all of a small upload."""
+    small = begun.length is not None and 0 < begun.length <= DIRECT
+    return small and begun.kind is UploadKind.WHOLE and body.size == begun.length
+
+
+async def _take_whole(
+    services: Services, begun: Begun, body: Body, principal: Principal, request_id: str
+) -> Progress:
+    asked, length, admitted = begun.asked.request, begun.length, begun.admitted
+    if asked is None or length is None:
+        raise AssertionError("a part, or a length that is to come, is not whole")
+    _refuse_flood(services)
+    hold = services.resumable.begin(begun.upload_id)
+    services.resumable.enter(hold)
+    try:
+        feed = _Feed(body, hold, allowed=length, idle=services.settings.upload_idle_seconds)
+        data = [chunk async for chunk in feed.piece(length)]
+    finally:
+        services.resumable.leave(hold)
+    if sum(map(len, data)) != length:
+        raise MalformedInput("the body broke off; nothing was kept")
+    _check(feed, body)
+    outcome = await Intake(services).accept_durably(
+        replace(asked, size=length), _given(data), principal=principal, request_id=request_id
+    )
+    row = await rows.insert_done(
+        services,
+        upload_id=begun.upload_id,
+        controller_id=admitted.controller.id,
+        source_id=admitted.source.id,
+        identity=admitted.identity,
+        length=length,
+        recording_id=outcome.recording_id,
+        result=finishing.told_of(outcome),
+    )
+    return Progress(row, outcome)
+
+
+def _refuse_flood(services: Services) -> None:
+    if services.resumable.running >= services.settings.concurrent_uploads:
+        raise TooMany("too many uploads at once; try again")
 
 
 async def begin(
@@ -259,12 +319,6 @@ async def _allowed(session: AsyncSession, services: Services, row: ResumableUplo
         return row.length - row.received
     source = await session.get_one(Source, row.source_id)
     return limit_of(services, source.max_bytes) - row.received
-
-
-def limit_of(services: Services, max_bytes: int | None) -> int:
-    """The largest recording of a source, in bytes."""
-    most = services.settings.max_upload_bytes
-    return most if max_bytes is None else min(most, max_bytes)
 
 
 async def _write(

@@ -78,6 +78,40 @@ async def insert(
     return row
 
 
+async def insert_done(
+    services: Services,
+    *,
+    upload_id: uuid.UUID,
+    controller_id: uuid.UUID,
+    source_id: uuid.UUID,
+    identity: bytes,
+    length: int,
+    recording_id: uuid.UUID | None,
+    result: dict[str, Any] | None,
+) -> ResumableUpload:
+    """Remember an upload that came whole and is a recording already."""
+    now = services.clock.now()
+    row = ResumableUpload(
+        id=upload_id,
+        controller_id=controller_id,
+        source_id=source_id,
+        subject_id=None,
+        identity=identity,
+        kind=UploadKind.WHOLE,
+        state=UploadState.DONE,
+        length=length,
+        received=length,
+        recording_id=recording_id,
+        problem=result,
+        created_at=now,
+        changed_at=now,
+        expires_at=now + life(services),
+    )
+    async with services.database.transaction() as session:
+        session.add(row)
+    return row
+
+
 def life(services: Services) -> timedelta:
     """How long an upload stays without a byte."""
     return timedelta(hours=services.settings.upload_expiry_hours)
@@ -302,8 +336,8 @@ async def opened(services: Services, row: ResumableUpload) -> Asked:
         Gone: its key was destroyed meanwhile.
     """
     async with services.database.snapshot() as session:
-        subject = await session.get_one(Subject, row.subject_id)
-        if row.sealed is None or subject.wrapped_key is None:
+        subject = await session.get(Subject, row.subject_id) if row.subject_id is not None else None
+        if row.sealed is None or subject is None or subject.wrapped_key is None:
             raise Gone("this upload has ended")
         document = open_json(services.keyring, subject, SEALED_AS, row.id, row.sealed)
     return Asked.of(document, size=row.length)

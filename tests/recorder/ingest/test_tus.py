@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ from recorder.catalogue.enums import RecordingState
 from recorder.catalogue.tables import AuditEntry, Controller, Recording, ResumableUpload, Source, UploadPiece
 from recorder.clock import ManualClock
 from recorder.ingest import receipts
+from recorder.ingest.pipeline import Intake
 from recorder.ingest.resumable import ending, finishing, receiving
 from recorder.services import Services
 from recorder.settings import Settings
 from storage.errors import StoreUnavailable
+from storage.spool import Spool
 from tests.recorder.ingest.conftest import make_source
 from tests.recorder.ingest.tus_world import BYTES, Client, Tus, app_of, kept, left, said, token_of, upload_row
 
@@ -135,7 +138,7 @@ async def test_keys_of_a_raw_push_and_the_file_name_alone_will_do(
 
 
 async def test_a_small_upload_needs_no_pieces(
-    tus: Tus, services: Services, wav: bytes, monkeypatch: pytest.MonkeyPatch
+    tus: Tus, services: Services, clock: ManualClock, wav: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiving, "DIRECT", 1024 * 1024)
 
@@ -147,6 +150,44 @@ async def test_a_small_upload_needs_no_pieces(
     answer = await tus.patch(url, 0, wav, **checksum("sha1", wav))
     assert (answer.status, answer.headers["Recording-State"]) == (204, "stored")
     assert list((await kept(services)).values()) == [wav]
+    # All in one request: nothing of it is ever kept unfinished.
+    named = {**BYTES, "Upload-Length": str(len(wav)), "Upload-Metadata": said(external_id="call-2")}
+    wrong = await tus.ask("POST", "/uploads", {**named, **checksum("sha1", b"x")}, wav)
+    assert wrong.status == 460
+    at_once = await tus.ask("POST", "/uploads", {**named, **checksum("sha1", wav)}, wav)
+    assert (at_once.status, at_once.headers["Recording-State"]) == (201, "stored")
+    shown = await tus.ask("HEAD", at_once.headers["Location"])
+    assert shown.headers["Upload-Receipt"] == at_once.headers["Upload-Receipt"]
+    assert shown.headers["Upload-Offset"] == str(len(wav))
+    assert await left(services) == (2, 0, 2)
+    clock.advance(ending.REMEMBERED)
+    await finishing.tend_uploads(services)
+    assert (await tus.ask("HEAD", at_once.headers["Location"])).status == 404
+
+
+async def test_a_small_upload_may_be_spooled(
+    tus: Tus, services: Services, wav: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "DIRECT", 1024 * 1024)
+    spool = Spool(tmp_path / "spool", services.keyring, max_bytes=50_000_000)
+    await spool.load()
+    object.__setattr__(services, "spool", spool)
+    named = {**BYTES, "Upload-Length": str(len(wav)), "Upload-Metadata": said(external_id="call-2")}
+
+    def away(*_: object, **__: object) -> Any:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(services.store, "put", away)
+        answer = await tus.ask("POST", "/uploads", named, wav)
+        assert (answer.status, answer.headers["Recording-State"]) == (201, "spooled")
+        shown = await tus.ask("HEAD", answer.headers["Location"])
+        assert shown.headers["Upload-Receipt"] == answer.headers["Upload-Receipt"]
+    [item] = spool.items()
+    await Intake(services).drain(item, spool)
+    shown = await tus.ask("HEAD", answer.headers["Location"])
+    assert shown.headers["Recording-State"] == "stored"
+    assert shown.headers["Recording-Id"] in await kept(services)
 
 
 async def test_an_empty_upload_is_kept_for_a_person(tus: Tus) -> None:
