@@ -1,4 +1,4 @@
-"""Erasure reaches into this host's spool: what waits there of an erased person or call is destroyed unseen."""
+"""Erasure reaches into this host's spool: what waits there of an erased person or call goes as well."""
 
 from __future__ import annotations
 

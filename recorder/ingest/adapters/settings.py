@@ -37,6 +37,14 @@ class SourceSettings(BaseModel):
     allow: Annotated[list[Network], Field(max_length=64)] = Field(
         default=[], description="networks (CIDR) the source pushes from; empty for anywhere"
     )
+    tee: bool | None = Field(
+        default=None,
+        description="make its pushes durable on local disk before they are stored, for a sender that never "
+        "tries again; default by the source's kind",
+    )
+    uploads: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
+        default=None, description="uploads it may have at once; default RECORDER_UPLOADS_PER_SOURCE"
+    )
 
     def document(self) -> dict[str, Any]:
         """As kept in the catalogue."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
@@ -216,6 +218,43 @@ async def test_a_sender_that_never_retries_loses_nothing_of_a_large_body(
     second = await push(services, source, request(external_id="call-2"), large)
     assert second.kind is OutcomeKind.CREATED
     assert spool_of(services).figures().items == 0
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_database_lost_at_the_commit_costs_the_sender_nothing(
+    spooling_services: Services,
+    source: Source,
+    clock: ManualClock,
+    wav: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    committed: bool,
+) -> None:
+    """Whether the rows are there or not cannot be told; the id given is theirs in either case."""
+    services = spooling_services
+    commit = psycopg.AsyncConnection.commit
+
+    async def lost_postgres(connection: Any) -> None:
+        if committed:
+            await commit(connection)
+        raise psycopg.OperationalError("gone")
+
+    def lost_sqlite(connection: Any) -> None:
+        connection.commit() if committed else connection.rollback()
+        raise sqlite3.OperationalError("gone")
+
+    if services.database.sqlite:
+        monkeypatch.setattr(services.database.engine.dialect, "do_commit", lost_sqlite)
+    else:
+        monkeypatch.setattr(psycopg.AsyncConnection, "commit", lost_postgres)
+    outcome = await push(services, source, request(), wav)
+    monkeypatch.undo()
+    assert outcome.kind is OutcomeKind.SPOOLED
+    await drain(services, clock)
+    async with services.database.snapshot() as session:
+        assert list(await session.scalars(sa.select(Recording.id))) == [outcome.recording_id]
+        assert list(await session.scalars(sa.select(SpooledReceipt))) == []
+    assert outcome.recording_id is not None
+    assert await read(services, outcome.recording_id) == wav
 
 
 async def test_a_spool_without_room_is_no_worse_than_none(
