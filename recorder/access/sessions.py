@@ -28,6 +28,9 @@ _SECRET: Final = 32
 _NOTE_SHARE: Final = 20
 
 
+COOKIE: Final = "recorder_session"
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
     """A fresh session. ``cookie`` and ``csrf`` are shown once, to the browser."""

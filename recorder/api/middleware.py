@@ -25,7 +25,7 @@ from recorder.errors import Forbidden, NotFound, RecorderError, Unavailable
 from recorder.ingest.senders import allowed
 from recorder.ingest.spooling import whereabouts
 
-SESSION_COOKIE: Final = "recorder_session"
+SESSION_COOKIE: Final = sessions.COOKIE
 SENDERS: Final = ("/ingest/", "/uploads")
 """Where telephony systems push; their credentials come in more ways than one."""
 CSRF_HEADER: Final = "X-CSRF-Token"

@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
 
 from recorder.access import sessions, tokens
+from recorder.access.principals import Principal
 from recorder.api.framework import (
     SERVICES,
     STREAMING,
@@ -27,6 +28,7 @@ from recorder.errors import (
     Forbidden,
     NotFound,
     RangeNotSatisfiable,
+    Unauthenticated,
     Unavailable,
 )
 from recorder.playback import links, serve
@@ -105,7 +107,8 @@ async def get_audio(call: ApiCall) -> web.StreamResponse:
     query: AudioQuery = call.query
     known = call.request.get(CONTINUED)
     if known is not None:
-        return await _send(call, replace(known.audio, fetch=known.fetch))
+        audio = replace(known.audio, fetch=known.fetch)
+        return await _send(call, audio, _again(call, audio, query.purpose, query.rendition))
     audio = await serve.open_listen(
         call.services,
         call.principal,
@@ -116,7 +119,37 @@ async def get_audio(call: ApiCall) -> web.StreamResponse:
         request_id=call.request_id,
     )
     _remember(call.request, audio, query)
-    return await _send(call, audio)
+    return await _send(call, audio, _again(call, audio, query.purpose, query.rendition))
+
+
+def _again(call: ApiCall, audio: Audio, purpose: Purpose, rendition: Rendition) -> serve.Again:
+    """The same question in the middle of the answer, from the credential on."""
+
+    async def ask() -> None:
+        await serve.check_again(
+            call.services, await _who(call), audio, purpose, rendition, request_id=call.request_id
+        )
+
+    return ask
+
+
+async def _who(call: ApiCall) -> Principal:
+    """Who the request's credential belongs to by now.
+
+    Raises:
+        Unauthenticated: it was revoked, has expired, or its account is gone.
+    """
+    found: Principal | None = call.principal
+    authorization = call.request.headers.get(hdrs.AUTHORIZATION, "")
+    cookie = call.request.cookies.get(sessions.COOKIE)
+    if authorization[:7].lower() == "bearer ":
+        found = await tokens.authenticate_bearer(call.services, authorization)
+    elif cookie is not None:
+        session = await sessions.authenticate_session(call.services, cookie)
+        found = None if session is None else session[0]
+    if found is None or found.actor != call.principal.actor:
+        raise Unauthenticated("the session has ended")
+    return found
 
 
 async def continued(request: web.Request, authorization: str, cookie: str | None) -> Continued | None:
@@ -190,7 +223,15 @@ async def get_listen(call: ApiCall) -> web.StreamResponse:
         counted=call.request.method != hdrs.METH_HEAD,
         request_id=call.request_id,
     )
-    return await _send(call, audio)
+
+    async def ask() -> None:
+        principal = await _who(call)
+        purpose, rendition = await links.check_link(call.services, principal, call.path["token"])
+        await serve.check_again(
+            call.services, principal, audio, purpose, rendition, request_id=call.request_id
+        )
+
+    return await _send(call, audio, ask)
 
 
 async def get_peaks(call: ApiCall) -> web.StreamResponse:
@@ -227,7 +268,7 @@ async def delete_link(call: ApiCall) -> web.StreamResponse:
     return no_content()
 
 
-async def _send(call: ApiCall, audio: Audio) -> web.StreamResponse:
+async def _send(call: ApiCall, audio: Audio, again: serve.Again | None = None) -> web.StreamResponse:
     """Answer with what the request's preconditions and range ask for (RFC 9110 sections 13.2.2 and 14)."""
     request = call.request
     response = _Stream(headers=_headers(audio))
@@ -249,7 +290,7 @@ async def _send(call: ApiCall, audio: Audio) -> web.StreamResponse:
         etag=audio.etag,
         if_range=request.headers.get(hdrs.IF_RANGE),
     )
-    async with serve.stream(call.services, audio, chosen.start, chosen.end) as pieces:
+    async with serve.stream(call.services, audio, chosen.start, chosen.end, again=again) as pieces:
         # The first segment is verified by now, so this answer is no longer an error.
         if chosen.partial:
             response.set_status(206)

@@ -176,6 +176,23 @@ async def open_link(
     )
 
 
+async def check_link(services: Services, principal: Principal, token: str) -> tuple[Purpose, Rendition]:
+    """Whether a link still opens for this caller, in the middle of an answer; what it is for.
+
+    Raises:
+        NotFound: the token is not one of ours.
+        Forbidden: the link is over, or not for this caller.
+    """
+    async with services.database.snapshot() as session:
+        link = await session.get(ListeningLink, read_token(services, token))
+        if link is None:
+            raise NotFound("there is no such link")
+        refusal = await _refusal(session, link, principal, services.clock.now())
+    if refusal is not None:
+        raise refusal
+    return Purpose(link.purpose), Rendition(link.rendition)
+
+
 def sign_token(services: Services, link_id: uuid.UUID) -> str:
     """The token of a link: a compact JWS that names its id."""
     key = services.keyring.signing_key("links")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,8 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import JobState, ObjectRole, RecordingState
-from recorder.catalogue.tables import Job, Listen, Recording
+from recorder.catalogue.tables import Job, Listen, Recording, StoredObjectRow
 from recorder.errors import Conflict, Corrupt, Erased, Forbidden, NotFound, Unavailable
+from recorder.jobs import findings
 from recorder.jobs.queue import enqueue
 from recorder.playback.audio import Audio
 from recorder.playback.decide import Allowed, Rendition, allowed_recording, choose_role
@@ -34,10 +35,25 @@ from retention.model import Purpose
 from storage.errors import ObjectMissing, TamperedObject
 from storage.objects import Chunk
 
-__all__ = ["Audio", "audit_refusal", "close_idle_listens", "open_listen", "open_peaks", "stream"]
+__all__ = [
+    "Again",
+    "Audio",
+    "audit_refusal",
+    "check_again",
+    "close_idle_listens",
+    "open_listen",
+    "open_peaks",
+    "stream",
+]
 
 log = logging.getLogger("recorder.playback")
 
+Again = Callable[[], Awaitable[None]]
+"""Asks everything anew in the middle of an answer; raises what the answer then breaks with."""
+
+CHECK_AGAIN = timedelta(seconds=5)
+"""So long at most does an answer outlive the right to it, while it sends anything at all."""
+_TRUSTED = timedelta(seconds=30)  # with the database away, the last answer counts so long
 _CLOSE_AT_ONCE = 200
 _RETRY_SECONDS = 2
 
@@ -108,6 +124,47 @@ async def open_listen(
         ) from None
 
 
+async def check_again(
+    services: Services,
+    principal: Principal,
+    audio: Audio,
+    purpose: Purpose,
+    rendition: Rendition,
+    *,
+    request_id: str | None = None,
+) -> None:
+    """Ask in the middle of an answer whether this caller may still hear this very object.
+
+    Raises:
+        NotFound, Erased, Forbidden, Conflict: as for `open_listen`; a refusal is in the log.
+        Unavailable: the database is away.
+    """
+    question = _Question(principal, audio.recording_id, purpose, rendition, None, request_id)
+    try:
+        try:
+            async with services.database.snapshot() as session:
+                now_heard = await _resolve(session, services, question, lock=False)
+        except _NotMadeYet:
+            raise _changed() from None
+        if now_heard.obj.object_id != audio.obj.object_id:
+            raise _changed()
+    except (Forbidden, Erased) as refusal:
+        await audit_refusal(
+            services,
+            principal,
+            audio.recording_id,
+            purpose,
+            refusal,
+            action="listen.cut",
+            request_id=request_id,
+        )
+        raise
+
+
+def _changed() -> Forbidden:
+    return Forbidden("What may be heard of this call has changed; ask for it again.", reason="changed")
+
+
 async def open_peaks(
     services: Services,
     principal: Principal,
@@ -175,11 +232,19 @@ async def _allowed_for_any(
 
 @asynccontextmanager
 async def stream(
-    services: Services, audio: Audio, start: int = 0, end: int | None = None
+    services: Services,
+    audio: Audio,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    again: Again | None = None,
 ) -> AsyncIterator[AsyncIterator[Chunk]]:
     """Verified pieces of [start, end); the first is verified on entering, so an answer can still be an error.
 
     What was handed out is counted on the listen, also when the caller goes away in the middle.
+
+    Args:
+        again: asked every ``CHECK_AGAIN`` while pieces go out; what it raises ends the answer.
 
     Raises:
         Corrupt: the stored bytes are not what was written; on entering, or while iterating.
@@ -189,9 +254,9 @@ async def stream(
     try:
         opened = await services.vault.open_range(audio.obj, start, end, fetch=audio.fetch)
     except (TamperedObject, ObjectMissing) as error:
-        raise await _corrupt(services, audio) from error
+        raise await _corrupt(services, audio, error) from error
     try:
-        yield _pieces(services, audio, opened, _Meter(services, audio))
+        yield _pieces(services, audio, opened, _Meter(services, audio, again))
     finally:
         await opened.aclose()
 
@@ -205,7 +270,7 @@ async def _pieces(
         except StopAsyncIteration:
             return
         except (TamperedObject, ObjectMissing) as error:
-            raise await _corrupt(services, audio) from error
+            raise await _corrupt(services, audio, error) from error
         await meter.count(len(piece))
         yield piece
 
@@ -213,9 +278,11 @@ async def _pieces(
 class _Meter:
     """Counts what one answer sends, and looks now and then whether its recording is still there."""
 
-    def __init__(self, services: Services, audio: Audio) -> None:
+    def __init__(self, services: Services, audio: Audio, again: Again | None) -> None:
         self._services = services
         self._audio = audio
+        self._again = again
+        self._asked_at = self._known_at = services.clock.now()
         self._every = timedelta(seconds=services.settings.listen_idle_seconds / 4)
         self._looked_at = services.clock.now()
         length = 0 if audio.duration_ms is None else audio.duration_ms
@@ -226,12 +293,14 @@ class _Meter:
 
         Raises:
             Erased: the recording is no longer there.
+        Unauthenticated, Forbidden: whoever hears it may not any more.
         """
         services, audio = self._services, self._audio
         services.metrics.streamed.inc(size)
         if audio.listen_id is None:
             return
         now = services.clock.now()
+        await self._ask(now)
         services.counts.add(services.database, audio.listen_id, size, size * self._seconds_per_byte, now)
         if now - self._looked_at < self._every:
             return
@@ -241,6 +310,18 @@ class _Meter:
             state = await session.scalar(sa.select(Recording.state).where(Recording.id == audio.recording_id))
         if state is not RecordingState.STORED:
             raise Erased("the recording was taken away while it was heard")
+
+    async def _ask(self, now: datetime) -> None:
+        if self._again is None or now - self._asked_at < CHECK_AGAIN:
+            return
+        self._asked_at = now
+        try:
+            await self._again()
+        except Unavailable:
+            if now - self._known_at >= _TRUSTED:
+                raise
+        else:
+            self._known_at = now
 
 
 async def close_idle_listens(services: Services, now: datetime) -> int:
@@ -438,7 +519,20 @@ async def _order(services: Services, recording_id: uuid.UUID, kind: str) -> None
             enqueue(session, kind, recording_id, now=now)
 
 
-async def _corrupt(services: Services, audio: Audio) -> Corrupt:
+async def _find(services: Services, audio: Audio, kind: str) -> None:
+    """Put a bad object on the list that a person works through, unless it is only just being erased."""
+    async with services.database.snapshot() as session:
+        row = await session.get(StoredObjectRow, audio.obj.object_id)
+        state = await session.scalar(sa.select(Recording.state).where(Recording.id == audio.recording_id))
+    if row is None or row.wrapped_key is None or row.deleted_at is not None:
+        return
+    if state in {RecordingState.ERASING, RecordingState.ERASED}:
+        return
+    seen = findings.Seen(kind, row.key, row, {"role": str(row.role), "met": "playback"})
+    await findings.report(services, [seen], services.clock.now())
+
+
+async def _corrupt(services: Services, audio: Audio, error: TamperedObject | ObjectMissing) -> Corrupt:
     """Raise the alarm on an object that is not what was written."""
     services.metrics.corrupt.inc()
     log.error("corrupt object refused", extra={"object": str(audio.obj.object_id)})
@@ -455,4 +549,5 @@ async def _corrupt(services: Services, audio: Audio) -> Corrupt:
     with contextlib.suppress(Unavailable):
         async with services.database.transaction() as session:
             record(session, event, now=services.clock.now())
+        await _find(services, audio, "missing" if isinstance(error, ObjectMissing) else "tampered")
     return Corrupt("The stored audio is not what was written, so none of it is played; the alarm is raised.")
