@@ -281,6 +281,8 @@ def _vcon(job: _Build, recording: Recording, copy: Copy) -> dict[str, Any]:
         "encoding": "json",
         "body": json.dumps(basis),
     }
+    if dialog is not None:
+        attachment["dialog"] = 0
     parties: list[Any] = [{"role": "customer"}, {"org": job.controller.name, "role": "agent"}]
     return vcon.document(recording.id, job.now, parties, dialog, [attachment])
 

@@ -192,7 +192,7 @@ class _Call:
                 return int(members.index(index))
         if not self._several:
             return None
-        return sum(one.get("type") == "recording" for one in self.dialogs[:index])
+        return len([one for one in self.dialogs[:index] if one.get("type") == "recording"])
 
     def _speakers(self, dialog: Mapping[str, Any], channels: int | None) -> dict[str, Any]:
         """Who called whom, and who is heard where; nothing is told by position alone."""

@@ -191,6 +191,8 @@ def _verdict(payload: str, one: object, anchors: Sequence[x509.Certificate], now
             return SIGNATURE_INVALID
         protected = json.loads(unbase64(one["protected"])) if "protected" in one else {}
         header = {**one.get("header", {}), **protected}
+        if "x5c" not in header:  # by whom, nobody can tell
+            return SIGNATURE_UNTRUSTED
         chain = [x509.load_der_x509_certificate(unbase64(text)) for text in list(header["x5c"])[:_MAX_CHAIN]]
         # Working group examples repeat protected members in the header, against RFC 7515; once is enough.
         rest = {n: v for n, v in one.get("header", {}).items() if n not in protected and n == "alg"}

@@ -326,7 +326,6 @@ def test_a_changed_vcon_is_kept_but_doubted(authority: Authority) -> None:
         {"signatures": []},
         {"signatures": [1]},
         {"signatures": "x"},
-        {"signatures": [{}]},
         {"signatures": [{"header": {"x5c": ["AAAA"], "alg": "none"}, "signature": ""}]},
         {"signatures": [{"header": 1, "protected": "e30", "signature": "x"}]},
     ],
@@ -340,6 +339,9 @@ def test_a_signature_that_is_none(authority: Authority, damage: dict[str, Any]) 
 def test_whom_nobody_vouches_for(authority: Authority) -> None:
     signed = authority.sign(document())
     others = Authority().anchors
+    bare = {**signed, "signatures": [{n: v for n, v in signed["signatures"][0].items() if n != "header"}]}
+    assert only(bare, unsigned=True, secrets=others).request.reasons == ("signature-untrusted",)
+    assert only(bare, unsigned=True).request.reasons == ()
     assert only(signed, unsigned=False, secrets=others).request.reasons == ("signature-untrusted",)
     assert only(signed, unsigned=True, secrets=others).request.reasons == ("signature-untrusted",)
     assert only(signed, unsigned=False).request.reasons == ("signature-untrusted",)
