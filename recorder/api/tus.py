@@ -127,7 +127,10 @@ async def create(call: ApiCall) -> web.Response:
             call.services, begun, body, principal=call.principal, request_id=call.request_id
         )
         return _created(progress)
-    hold = None if body is None else call.services.resumable.begin(begun.upload_id)
+    hold = None
+    if body is not None:
+        receiving.refuse_flood(call.services, begun.admitted.source.id)
+        hold = call.services.resumable.begin(begun.upload_id, begun.admitted.source.id)
     row = await creating.create(call.services, begun, hold=hold)
     progress = Progress(row)
     if body is not None and hold is not None:

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any
 
+from recorder.errors import TooMany
+
 
 class Hold:
     """The right to change one upload, and the way to ask whoever has it to stop reading.
@@ -19,8 +21,9 @@ class Hold:
         stopped: whether it was asked to stop; what has arrived is kept then.
     """
 
-    def __init__(self, active: Active, upload_id: uuid.UUID) -> None:
+    def __init__(self, active: Active, upload_id: uuid.UUID, source_id: uuid.UUID | None) -> None:
         self.upload_id = upload_id
+        self.source_id = source_id
         self.holder = f"{active.name}:{secrets.token_hex(8)}"
         self.stopped = False
         self.over = asyncio.Event()
@@ -57,14 +60,24 @@ class Active:
         """This process, told apart from the one that had its number before."""
         return f"{self._host}:{self._pid}:{self._nonce}"
 
-    @property
-    def running(self) -> int:
-        """Uploads in hand."""
-        return len(self._holds)
+    def refuse_flood(self, source_id: uuid.UUID | None, *, share: int, all_of_them: int) -> None:
+        """Refuse a request over its source's share, or over the process's.
 
-    def begin(self, upload_id: uuid.UUID) -> Hold:
+        Args:
+            share: uploads that one source may be writing to at once.
+            all_of_them: that all sources together may.
+
+        Raises:
+            TooMany: there are as many already.
+        """
+        if sum(hold.source_id == source_id for hold in self._holds.values()) >= share:
+            raise TooMany(f"this source writes to {share} uploads already; wait for one", retry_after=1)
+        if len(self._holds) >= all_of_them:
+            raise TooMany("too many uploads at once; try again", retry_after=2)
+
+    def begin(self, upload_id: uuid.UUID, source_id: uuid.UUID | None = None) -> Hold:
         """A hold to enter into the catalogue."""
-        return Hold(self, upload_id)
+        return Hold(self, upload_id, source_id)
 
     def enter(self, hold: Hold) -> None:
         """The catalogue has it."""

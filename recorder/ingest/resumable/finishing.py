@@ -100,7 +100,7 @@ async def finish(
     except _FINAL as error:
         await _end(services, hold, UploadState.REFUSED, error=error)
         raise
-    except _Damaged:
+    except (_Damaged, Gone):
         await _give_up(services, hold)
         raise Gone("pieces of this upload are damaged; begin a new one") from None
     await _end(services, hold, UploadState.DONE, outcome=outcome)

@@ -27,7 +27,6 @@ from recorder.errors import (
     MalformedInput,
     RecorderError,
     TooLarge,
-    TooMany,
 )
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import Outcome
@@ -178,8 +177,8 @@ async def _patch(
         over = row.state in (UploadState.DONE, UploadState.FINISHING)
         if over and body.offset == row.received and body.size in (0, None):
             return await again(services, row, request_id)
-        _refuse_flood(services)
-        hold = services.resumable.begin(upload_id)
+        refuse_flood(services, source_id)
+        hold = services.resumable.begin(upload_id, source_id)
         async with rows.held(services, source_id, upload_id, hold) as (session, row):
             allowed = await _admit(session, services, row, body)
     else:
@@ -222,8 +221,8 @@ async def _take_whole(
     asked, length, admitted = begun.asked.request, begun.length, begun.admitted
     if asked is None or length is None:
         raise AssertionError("a part, or a length that is to come, is not whole")
-    _refuse_flood(services)
-    hold = services.resumable.begin(begun.upload_id)
+    refuse_flood(services, admitted.source.id)
+    hold = services.resumable.begin(begun.upload_id, admitted.source.id)
     services.resumable.enter(hold)
     try:
         feed = _Feed(body, hold, allowed=length, idle=services.settings.upload_idle_seconds)
@@ -249,9 +248,16 @@ async def _take_whole(
     return Progress(row, outcome)
 
 
-def _refuse_flood(services: Services) -> None:
-    if services.resumable.running >= services.settings.concurrent_uploads:
-        raise TooMany("too many uploads at once; try again")
+def refuse_flood(services: Services, source_id: uuid.UUID | None) -> None:
+    """Refuse a request that would write beside too many others.
+
+    Raises:
+        TooMany: of this source, or of all.
+    """
+    settings = services.settings
+    services.resumable.refuse_flood(
+        source_id, share=settings.uploads_per_source, all_of_them=settings.concurrent_uploads
+    )
 
 
 async def begin(

@@ -448,6 +448,11 @@ async def test_two_requests_at_once_do_not_mix(tus: Tus, services: Services, wav
     assert (second.status, second.headers["Retry-After"]) == (423, "2")
     third = await tus.patch(url, 3000, wav[3000:])
     assert third.status == 423
+    lone = services.settings.model_copy(update={"uploads_per_source": 1})
+    object.__setattr__(services, "settings", lone)
+    other = await tus.create(len(wav), said(external_id="call-2"))
+    flood = await tus.patch(other, 0, wav)
+    assert (flood.status, flood.headers["Retry-After"]) == (429, "1")
     go_on.set()
     assert (await first).headers["Recording-State"] == "stored"
     assert list((await kept(services)).values()) == [wav]
