@@ -69,6 +69,17 @@ class Demo:
         assert status == 200, body
         return json.loads(body)
 
+    def post(self, role: str, path: str, body: Any) -> Any:
+        """What the API answers to a document, which must be well."""
+        status, answer = self.ask(role, path, body=json.dumps(body).encode())
+        assert status in (200, 201), answer
+        return json.loads(answer)
+
+    def customer(self, number: str) -> str:
+        """The id of a customer."""
+        [found] = self.post("privacy", "/api/v1/customers/search", {"number": number})["items"]
+        return str(found["id"])
+
     def recordings(self, role: str = "legal", **filters: str) -> list[dict[str, Any]]:
         """The newest page of calls."""
         query = "&".join(f"{name}={value}" for name, value in filters.items())
@@ -169,6 +180,23 @@ def erased(demo: Demo) -> str:
     items = demo.recordings(state="erased")
     assert items, "the sweep found nothing to erase"
     return str(items[0]["id"])
+
+
+@pytest.fixture(scope="session")
+def a_request(demo: Demo) -> str:
+    """A request of a known person for access, whose answer is overdue."""
+    asked = {
+        "type": "access",
+        "channel": "post",
+        "filed_at": "2026-01-05T10:00:00+02:00",
+        "customer": demo.customer("100201"),
+        "person": {"name": "Aino Esimerkki", "message": "I would like to hear what you keep of me."},
+        "language": "fi",
+    }
+    made = demo.post("privacy", "/api/v1/requests", asked)
+    check = {"method": "bank_id", "outcome": "confirmed"}
+    demo.post("privacy", f"/api/v1/requests/{made['id']}/identity", check)
+    return str(made["id"])
 
 
 # The browser

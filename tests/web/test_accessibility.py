@@ -27,6 +27,15 @@ _PAGES = {
     "quarantine": ("operator", "/app/quarantine"),
     "retention": ("privacy", "/app/retention"),
     "record of processing": ("auditor", "/app/article-30"),
+    "requests": ("privacy", "/app/requests"),
+    "a request being filed": ("privacy", "/app/requests/new"),
+    "a request": ("privacy", "/app/requests/{request}"),
+    "matters": ("legal", "/app/matters"),
+    "a matter": ("legal", "/app/matters/{matter}"),
+    "approvals": ("auditor", "/app/approvals"),
+    "schedules": ("privacy", "/app/schedules"),
+    "a schedule": ("auditor", "/app/schedules/1"),
+    "findings": ("operator", "/app/findings"),
 }
 
 
@@ -47,7 +56,7 @@ async def check(visitor: Visitor, axe: str, where: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", list(_PAGES))
 async def test_a_page_keeps_the_rules_at_every_size(
-    visit: Visit, demo: Demo, erased: str, axe: str, name: str, scheme: str
+    visit: Visit, demo: Demo, erased: str, a_request: str, axe: str, name: str, scheme: str
 ) -> None:
     role, path = _PAGES[name]
     path = path.format(
@@ -55,6 +64,8 @@ async def test_a_page_keeps_the_rules_at_every_size(
         muted=demo.recordings(queue="muted")[0]["id"],
         restricted=next(c["id"] for c in demo.recordings() if c["restricted"]),
         erased=erased,
+        request=a_request,
+        matter=demo.json("legal", "/api/v1/matters")["items"][0]["id"],
     )
     async with visit(role, color_scheme=scheme) as visitor:
         visitor.expected = {410, 422}
