@@ -109,6 +109,7 @@ class Agent:
         self._news = asyncio.Event()
         self._stopping = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._paths: dict[int, bytes] = {}
         self.progress = Progress()
         self.refused: RecorderError | None = None
         self.watcher = Watcher(config, folder, journal, self._clock, self._tell)
@@ -190,6 +191,9 @@ class Agent:
                 self._journal.due, now, slots, tuple(self._tasks), only_accepted=closed > 0
             )
             for entry in due:
+                if entry.path in self._paths.values():
+                    continue  # what was there before is still being pushed: one after the other
+                self._paths[entry.id] = entry.path
                 task = asyncio.ensure_future(self._work(entry))
                 self._tasks[entry.id] = task
                 task.add_done_callback(partial(self._ended, entry.id))
@@ -202,6 +206,7 @@ class Agent:
 
     def _ended(self, number: int, _done: asyncio.Task[None]) -> None:
         task = self._tasks.pop(number)
+        self._paths.pop(number, None)
         self.progress.active.pop(number, None)
         self._news.set()
         if not task.cancelled() and task.exception() is not None:

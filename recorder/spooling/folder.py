@@ -56,6 +56,7 @@ class Folder:
             ConfigurationError: It is no directory, or may not be written.
         """
         self.root = root
+        self._roots = {os.fsencode(one).rstrip(b"/") + b"/" for one in (root.absolute(), root.resolve())}
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with suppress(FileExistsError):
@@ -115,9 +116,9 @@ class Folder:
 
     def relative(self, path: bytes) -> bytes | None:
         """Return an absolute path's part below the directory; None for one outside, or with dots in it."""
-        for root in {os.fsencode(self.root), os.fsencode(self.root.resolve())}:
-            if path.startswith(root.rstrip(b"/") + b"/"):
-                below = path[len(root.rstrip(b"/")) + 1 :]
+        for root in self._roots:
+            if path.startswith(root):
+                below = path[len(root) :]
                 parts = below.split(b"/")
                 return below if all(part and not part.startswith(b".") for part in parts) else None
         return None

@@ -7,12 +7,10 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import pytest
 from tests.servers import processes
 from tests.servers.processes import Daemon
 from tests.servers.prompts import Prompts
-from tests.system.installation import ROOT, Api, Installation, client, embedded
+from tests.system.installation import ROOT, Api, Installation, client
 
 
 class Spool:
@@ -125,7 +123,7 @@ async def metadata_of(api: Api, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_calls(spool: Spool, prompts: Prompts, count: int, prefix: str) -> dict[str, bytes]:
-    """Put recordings of all formats into the directory, every fourth of several chunks; return them by name."""
+    """Put recordings of all formats into the directory, some of many chunks; return them by name."""
     paths = [path for form in prompts.sample(count).values() for path in form][:count]
     made = {}
     for n, path in enumerate(paths):
@@ -172,7 +170,7 @@ async def test_killed_at_any_moment_every_file_arrives_once_and_none_goes_before
         journal = spool.directory / ".recorder-spool/journal.sqlite"
         before = len(spool.left)
         # At a random moment of its life, which begins once it has a journal.
-        await asyncio.to_thread(processes.wait_until, lambda: journal.exists(), "no journal")
+        await asyncio.to_thread(processes.wait_until, journal.exists, "no journal")
         moment = chance.random() * 3.0
         await asyncio.to_thread(wait_for_fewer, spool, agent, before, moment)
         agent.kill()
@@ -208,3 +206,219 @@ def wait_for_fewer(spool: Spool, agent: Daemon, before: int, seconds: float) -> 
         return (len(spool.left) < before and time.monotonic() > until) or not agent.running
 
     processes.wait_until(over, "the agent did nothing")
+
+
+# What can be odd about files
+
+
+async def test_odd_files_and_names(spool: Spool, prompts: Prompts) -> None:
+    audio = prompts.sample(1)["wav"][0].read_bytes()
+    made = {
+        "odd/plain.wav": audio,
+        "odd/caf\udce9 åäö 電話.wav": audio + b"\0\0",  # a byte that is no UTF-8
+        "odd/a\\b'\"; rm -rf $(x).wav": audio + b"\0\0\0\0",
+        "odd/" + "n" * 240 + ".wav": audio + b"\0\0\0\0\0\0",
+    }
+    for name, content in made.items():
+        spool.put(name, content)
+    spool.put("odd/empty.wav", b"")
+    spool.put("odd/notes.txt", b"left alone")
+    spool.put("odd/.hidden.wav", b"left alone")
+    outside = spool.folder / "outside.wav"
+    outside.write_bytes(audio)
+    (spool.directory / "odd/link.wav").symlink_to(outside)
+    done = await asyncio.to_thread(spool.once)
+    assert done.returncode == 0, (done.stdout, done.stderr, spool.rows())
+    # A link is no recording: neither it nor what it leads to is touched.
+    assert spool.left == ["odd/.hidden.wav", "odd/link.wav", "odd/notes.txt"]
+    async with client(spool.service) as api:
+        await check_service(api, spool, made)
+    empty = next(row for row in spool.rows() if row["path"] == b"odd/empty.wav")
+    assert (empty["state"], empty["outcome"]) == ("done", "quarantined")
+    log = spool.log.read_text()
+    assert "quarantined by the service (empty" in log
+    assert "plain" not in log  # names of files may hold telephone numbers
+
+
+async def test_metadata_of_name_record_and_sidecar_arrives(spool: Spool, prompts: Prompts) -> None:
+    name = "external-2001-0401234567-20260305-101500-1772698500.42"
+    spool.put(f"2026/03/05/{name}.wav", prompts.sample(1)["wav"][0].read_bytes())
+    spool.put(f"2026/03/05/{name}.json", json.dumps({"queue": "support", "tags": ["vip"]}).encode())
+    (spool.folder / "Master.csv").write_text(
+        '"","+358401234567","2001","from-trunk","""M"" <0401>","SIP/a","SIP/b","Dial","x",'
+        '"2026-03-05 10:15:00","2026-03-05 10:15:08","2026-03-05 10:20:00",300,292,'
+        '"ANSWERED","DOCUMENTATION","1772698500.42",""\n'
+    )
+    (spool.folder / "spool.toml").write_text(
+        'time_zone = "Europe/Helsinki"\npatterns = "freepbx"\n'
+        f'[cdr.csv]\npath = "{spool.folder}/Master.csv"\ncolumns = "asterisk"\n'
+    )
+    done = await asyncio.to_thread(spool.once, "--config", str(spool.folder / "spool.toml"))
+    assert done.returncode == 0, done.stderr
+    assert spool.left == []  # the sidecar goes with its audio
+    row = spool.rows()[0]
+    async with client(spool.service) as api:
+        answer = await api.get(f"/api/v1/recordings/{row['recording_id']}", "legal")
+        assert answer.status == 200, answer.body
+        detail = answer.json
+    assert detail["metadata"]["caller"] == "+358401234567"
+    assert detail["metadata"]["callee"] == "2001"
+    assert detail["metadata"]["extra"]["cdr"]["billsec"] == "292"
+    assert (detail["queue"], detail["direction"]) == ("support", "inbound")
+    assert detail["started_at"].startswith("2026-03-05T08:15:00")
+
+
+def test_a_record_that_does_not_come_is_waited_for_and_then_done_without(
+    spool: Spool, prompts: Prompts
+) -> None:
+    spool.put("late/late-1.wav", prompts.sample(1)["wav"][0].read_bytes())
+    (spool.folder / "cdr.csv").write_text("uniqueid,recordingfile\n")
+    config = spool.folder / "spool.toml"
+    config.write_text(
+        f'time_zone = "UTC"\n[cdr]\nwait = 1.5\npoll = 0.2\n[cdr.csv]\npath = "{spool.folder}/cdr.csv"\n'
+    )
+    done = spool.once("--config", str(config))
+    assert done.returncode == 0, done.stderr
+    row = spool.rows()[0]
+    assert row["state"] == "done"
+    assert row["changed_at"] - row["seen_at"] >= 1.5
+
+
+# What the service may say
+
+
+async def test_other_bytes_under_the_same_name_stay_and_are_listed(spool: Spool, prompts: Prompts) -> None:
+    first, second = (path.read_bytes() for path in prompts.sample(2)["wav"])
+    spool.put("same/same-name.wav", first)
+    assert (await asyncio.to_thread(spool.once)).returncode == 0
+    spool.put("same/same-name.wav", second)
+    done = await asyncio.to_thread(spool.once)
+    assert (done.returncode, spool.left) == (1, ["same/same-name.wav"]), done.stderr
+    assert spool.rows()[-1]["state"] == "conflict"
+    shown = await asyncio.to_thread(spool.run, "--status", "--json")
+    status = json.loads(shown.stdout)
+    assert status["running"] is False
+    assert [line["file"] for line in status["refused"]] == ["same/same-name.wav"]
+    # A person who renamed the recording's identity away may have it tried again; here it is refused again.
+    again = await asyncio.to_thread(spool.once, "--retry")
+    assert (again.returncode, spool.left) == (1, ["same/same-name.wav"])
+    text = await asyncio.to_thread(spool.run, "--status")
+    assert "conflict" in text.stdout
+    assert "no agent is running" in text.stdout
+
+
+def test_the_same_bytes_again_are_deleted_against_the_first_receipt(spool: Spool, prompts: Prompts) -> None:
+    audio = prompts.sample(1)["gsm"][0].read_bytes()
+    ids = set()
+    for _ in range(2):
+        spool.put("again/again-1.gsm", audio)
+        assert spool.once().returncode == 0
+        assert spool.left == []
+        ids.add(spool.rows()[-1]["recording_id"])
+    assert len(ids) == 1
+    assert len(spool.rows()) == 2
+
+
+def test_a_token_that_is_refused_holds_everything_and_loses_nothing(spool: Spool, prompts: Prompts) -> None:
+    spool.put("kept/a.wav", prompts.sample(1)["wav"][0].read_bytes())
+    right, spool.service.tokens["telephony"] = spool.service.tokens["telephony"], "rec_wrong"
+    try:
+        done = spool.once()
+    finally:
+        spool.service.tokens["telephony"] = right
+    assert done.returncode == 4, done.stderr
+    assert "rec_wrong" not in done.stderr
+    assert spool.left == ["kept/a.wav"]
+    assert spool.once().returncode == 0
+    assert spool.left == []
+
+
+def test_without_a_service_the_end_is_3_and_everything_stays(tmp_path: Path, prompts: Prompts) -> None:
+    nowhere = Installation("nowhere", tmp_path, processes.free_port(), {}, tokens={"telephony": "rec_x"})
+    spool = Spool(nowhere, tmp_path / "spool")
+    spool.put("a.wav", prompts.sample(1)["wav"][0].read_bytes())
+    config = tmp_path / "spool.toml"
+    config.write_text("[backoff]\nbase = 0.01\nlongest = 0.05\n")
+    done = spool.once("--config", str(config))
+    assert done.returncode == 3, done.stderr
+    assert "service-away" in done.stderr
+    assert spool.left == ["a.wav"]
+
+
+# A running agent
+
+
+async def test_an_agent_pushes_what_comes_archives_it_and_stops_when_told(
+    spool: Spool, prompts: Prompts
+) -> None:
+    archive, metrics = spool.folder / "archive", spool.folder / "spool.prom"
+    audio = prompts.sample(1)["wav"][0].read_bytes()
+    agent = spool.daemon("--settle", "0.3", "--archive", str(archive), "--metrics", str(metrics))
+    agent.start()
+    try:
+        private = spool.directory / ".recorder-spool/journal.sqlite"
+        await asyncio.to_thread(processes.wait_until, private.exists, "no journal")
+        path = spool.directory / "new/2026/growing.wav"
+        path.parent.mkdir(parents=True)
+        half = len(audio) // 2
+        with path.open("wb") as writer:  # as MixMonitor writes: the file is there long before it is whole
+            writer.write(audio[:half])
+            writer.flush()
+            other = spool.put("other.wav", audio + b"\0\0")
+            await asyncio.to_thread(processes.wait_until, lambda: not other.exists(), "not pushed")
+            assert path.exists()
+            writer.write(audio[half:])
+        await asyncio.to_thread(processes.wait_until, lambda: not path.exists(), "not pushed")
+        second = await asyncio.to_thread(spool.once)
+        assert second.returncode == 4
+        assert "another agent works on this directory" in second.stderr
+        shown = await asyncio.to_thread(spool.run, "--status", "--json")
+        assert json.loads(shown.stdout)["running"] is True
+        await asyncio.to_thread(
+            processes.wait_until,
+            lambda: metrics.exists() and 'recorder_spool_files{state="done"} 2.0' in metrics.read_text(),
+            "no metrics",
+        )
+        pid = agent.pid
+        os.kill(pid, signal.SIGTERM)
+        await asyncio.to_thread(processes.wait_until, lambda: not agent.running, "it did not stop")
+    finally:
+        agent.kill()
+    assert spool.left == []
+    assert sorted(p.read_bytes() for p in archive.rglob("*.wav")) == sorted([audio, audio + b"\0\0"])
+    async with client(spool.service) as api:
+        await check_service(api, spool, {"new/2026/growing.wav": audio, "other.wav": audio + b"\0\0"})
+
+
+async def test_a_file_that_is_replaced_while_it_is_pushed_is_pushed_again_of_its_own(
+    spool: Spool, prompts: Prompts
+) -> None:
+    one, two = (path.read_bytes() for path in prompts.sample(2)["wav"])
+    one = one * (400_000 // len(one) + 1)
+    spool.put("busy/replaced.wav", one)
+    agent = spool.daemon("--settle", "0", "--bandwidth", "100k")
+    agent.start()
+    try:
+
+        def uploading() -> bool:
+            try:
+                return any(row["state"] == "uploading" for row in spool.rows())
+            except sqlite3.Error:
+                return False
+
+        await asyncio.to_thread(processes.wait_until, uploading, "no upload began")
+        spool.put("busy/replaced.wav", two)
+        await asyncio.to_thread(
+            processes.wait_until,
+            lambda: any(row["state"] in {"done", "conflict"} and row["sha256"] == hashlib.sha256(two).digest()
+                        for row in spool.rows()),
+            "the second file was not dealt with",
+        )  # fmt: skip
+    finally:
+        agent.kill()
+    # Both are held: the first was pushed before it was replaced, the second is another recording under the
+    # same name, which a person is to judge; so it stays here too.
+    states = {row["sha256"]: row["state"] for row in spool.rows() if row["sha256"] is not None}
+    assert states[hashlib.sha256(two).digest()] == "conflict"
+    assert spool.left == ["busy/replaced.wav"]
+    assert (spool.directory / "busy/replaced.wav").read_bytes() == two
