@@ -60,11 +60,12 @@ class TwilioAdapter:
         """
         if envelope.settings.get("signature") == "off":
             return
-        given = next((envelope.headers[n] for n in self.headers if n in envelope.headers), None)
+        given = [envelope.headers[name] for name in self.headers if name in envelope.headers]
         tokens = [value for name, value in sorted(secrets.items()) if name.startswith("auth_token")]
         if not tokens:
             raise Unauthenticated("the source has no auth_token to check signatures with")
-        if given is None or not any(signed(envelope, token, given) for token in tokens):
+        check = (signed, signed_raw) if self.kind == "signalwire" else (signed,)
+        if not any(is_right(envelope, token, one) for is_right in check for token in tokens for one in given):
             raise Unauthenticated("the request is not signed with the source's auth_token")
 
     def read(self, envelope: Envelope) -> tuple[Intent, ...]:
@@ -126,6 +127,20 @@ def signed(envelope: Envelope, token: str, given: str) -> bool:
     text = "".join(name + value for name, value in sorted(set(fields)))
     return any(
         hmac.compare_digest(_mac(token, url + text, algorithm), given.encode(errors="replace"))
+        for url in _with_and_without_port(envelope.url)
+    )
+
+
+def signed_raw(envelope: Envelope, token: str, given: str) -> bool:
+    """Whether SignalWire signed this request by its own scheme: over its address and its body, in hex."""
+    algorithm = {40: "sha1", 64: "sha256"}.get(len(given))
+    return algorithm is not None and any(
+        hmac.compare_digest(
+            hmac.new(token.encode(), url.encode(errors="replace") + (envelope.document or b""), algorithm)
+            .hexdigest()
+            .encode(),
+            given.encode(errors="replace"),
+        )
         for url in _with_and_without_port(envelope.url)
     )
 
@@ -258,6 +273,8 @@ def _missing(name: str, what: str) -> InvalidInput:
     return InvalidInput(f"{name}: {what}", fields=[FieldError(name, what)])
 
 
-SIGNALWIRE: Final = TwilioAdapter("signalwire", ("x-signalwire-signature", "x-twilio-signature"))
+SIGNALWIRE: Final = TwilioAdapter(
+    "signalwire", ("x-signalwire-sha256-signature", "x-signalwire-signature", "x-twilio-signature")
+)
 
-__all__ = ["SIGNALWIRE", "TwilioAdapter", "signed"]
+__all__ = ["SIGNALWIRE", "TwilioAdapter", "signed", "signed_raw"]

@@ -232,6 +232,24 @@ def test_sources_and_their_tokens(installed: Recorder) -> None:
     installed.run("source", "disable", "pbx", "--enable")
 
 
+def test_secrets_of_sources(installed: Recorder, tmp_path: Path) -> None:
+    installed.run("source", "add", "tw", "--kind", "twilio", "--lawful-basis", "consent")
+    said = installed.run("source", "secret", "tw", "auth_token", text="tw-secret\n").output
+    assert "tw-secret" not in said
+    (tmp_path / "basic").write_text("SK1:s3cret\n")
+    installed.run("source", "secret", "tw", "basic", "--file", str(tmp_path / "basic"))
+    listed = installed.run("source", "secret", "tw", "--json").output
+    assert [row["name"] for row in json.loads(listed)] == ["auth_token", "basic"]
+    assert "cret" not in listed.replace("secret", "")
+    installed.run("source", "secret", "tw", "basic", "--remove")
+    assert len(json.loads(installed.run("source", "secret", "tw", "--json").output)) == 1
+    assert "no value" in one_line(
+        installed.run("source", "secret", "tw", "auth_token", text="", expect=2).stderr
+    )
+    one_line(installed.run("source", "secret", "tw", "password", text="x", expect=2).stderr)
+    one_line(installed.run("source", "secret", "nobody", "auth_token", text="x", expect=2).stderr)
+
+
 def test_tokens(installed: Recorder) -> None:
     made = json.loads(installed.run("token", "issue", "crm link", "--role", "crm", "--json").output)
     assert made["token"].startswith("rec_")

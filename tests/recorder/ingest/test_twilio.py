@@ -250,6 +250,25 @@ def test_signalwire_signs_under_its_own_name_and_names_files() -> None:
     assert later(asked, SIGNALWIRE).url == url.replace(".mp3", ".wav")
 
 
+@pytest.mark.parametrize(
+    ("header", "algorithm"), [("x-signalwire-signature", "sha1"), ("x-signalwire-sha256-signature", "sha256")]
+)
+def test_signalwires_own_scheme_is_over_the_raw_body(header: str, algorithm: str) -> None:
+    mac = hmac.new(TOKEN.encode(), (URL + COMPLETED).encode(), algorithm).hexdigest()
+    asked = envelope(headers={header: mac})
+    SIGNALWIRE.verify(asked, {"auth_token": TOKEN})
+    for wrong in (
+        envelope(COMPLETED + "&x=1", headers={header: mac}),
+        envelope(headers={header: mac[:-1] + ("0" if mac[-1] != "0" else "1")}),
+        envelope(headers={header: "ä" * len(mac)}),
+        envelope(),
+    ):
+        with pytest.raises(Unauthenticated):
+            SIGNALWIRE.verify(wrong, {"auth_token": TOKEN})
+    with pytest.raises(Unauthenticated):
+        TWILIO.verify(envelope(headers={"x-twilio-signature": mac}), {"auth_token": TOKEN})
+
+
 _NAMES = st.sampled_from(
     [
         "RecordingSid",
