@@ -91,6 +91,8 @@ class Comparison:
         due_new: The same under the new one.
         movements: By (purpose, id of the rule that decides under the new schedule or, where it has
             none, decided under the old one).
+        held: What a legal hold keeps under either; it is due under none.
+        frozen: What a pending request or a restriction keeps, and no hold; not due either.
         undecided_new: What a person would have to decide under the new schedule.
         shortens: Whether any recording would go, or any purpose close, earlier than before. Then
             activation needs a second person.
@@ -101,6 +103,8 @@ class Comparison:
     due_old: dict[int, Total] = field(default_factory=dict)
     due_new: dict[int, Total] = field(default_factory=dict)
     movements: dict[tuple[Purpose, str], Movement] = field(default_factory=dict)
+    held: Total = field(default_factory=Total)
+    frozen: Total = field(default_factory=Total)
     undecided_new: Total = field(default_factory=Total)
     shortens: bool = False
 
@@ -122,6 +126,8 @@ class Comparison:
                 }
                 for (purpose, rule), m in sorted(self.movements.items())
             ],
+            "held": self.held.to_json(),
+            "frozen": self.frozen.to_json(),
             "undecided_new": self.undecided_new.to_json(),
             "shortens": self.shortens,
         }
@@ -150,6 +156,10 @@ def compare(
                 result.due_old[day].add(group)
             if _due_by(after, now + timedelta(days=day)):
                 result.due_new[day].add(group)
+        if after.held:
+            result.held.add(group)
+        elif after.frozen:
+            result.frozen.add(group)
         if after.undecided:
             result.undecided_new.add(group)
         # What is due under the old schedule as well is no longer anybody's to lose.

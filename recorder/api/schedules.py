@@ -92,6 +92,14 @@ class RecordMovement(BaseModel):
     due_new: int
 
 
+class StricterAnswer(BaseModel):
+    """A rule, cap, choice or grace by which something may go earlier, now or one day."""
+
+    what: str = Field(description="rule, cap, closes_on or hold_grace")
+    purpose: str = Field(description="whose window; may be empty")
+    rule: str = Field(description="the rule that nothing replaces, or that closes more; may be empty")
+
+
 class SimulationAnswer(BaseModel):
     """What a schedule would change if it came into force now."""
 
@@ -107,6 +115,11 @@ class SimulationAnswer(BaseModel):
     movements: list[MovementAnswer]
     records: list[RecordMovement] = Field(description="the other records: what is due now")
     shortens_records: bool = Field(description="other records would go earlier than by the version in force")
+    held: Counted = Field(description="what a legal hold keeps; not counted as due")
+    frozen: Counted = Field(description="what a pending request or a restriction keeps; not counted as due")
+    stricter: list[StricterAnswer] = Field(
+        description="what of the rules cannot be shown to keep as long as before, whatever there is"
+    )
     undecided_new: Counted = Field(description="what a person would have to decide")
     shortens: bool
     needs_approval: bool

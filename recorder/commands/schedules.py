@@ -238,6 +238,12 @@ def _show_simulation(found: Simulation) -> None:
             for (purpose, rule), movement in sorted(comparison.movements.items())
         ],
     )
+    for total, by in ((comparison.held, "a legal hold"), (comparison.frozen, "a request or a restriction")):
+        if total.count:
+            click.echo(f"{total.count} recordings are kept by {by}")
+    for one in found.stricter:
+        named = (one.what, one.rule, one.purpose)
+        click.echo(f"may keep less: {' '.join(name for name in named if name)}")
     if comparison.undecided_new.count:
         click.echo(f"{comparison.undecided_new.count} recordings would wait for a person's decision")
     words = "needs a second person" if found.needs_approval else "needs no second person"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from recorder.access.approvals import ApprovalView, request_approval, use_approval
@@ -20,6 +20,7 @@ from recorder.disposition.facts import active_schedule
 from recorder.errors import Conflict, Forbidden, NotFound
 from recorder.services import Services
 from retention.model import Schedule
+from retention.shortening import Stricter, stricter
 from retention.simulate import Comparison
 
 STEP: Final = "schedule_activate"
@@ -39,6 +40,7 @@ class Simulation:
         document_sha256: Of its text.
         comparison: The counts.
         records: Of the other records, by kind: how many are due now by the version in force, and by this.
+        stricter: What of the rules cannot be shown to keep as long as those in force, whatever there is.
         shortens_records: Whether records that are there would go earlier than by the version in force.
     """
 
@@ -49,11 +51,13 @@ class Simulation:
     comparison: Comparison
     records: Mapping[str, tuple[int, int]]
     shortens_records: bool
+    stricter: tuple[Stricter, ...] = ()
 
     @property
     def needs_approval(self) -> bool:
         """Whether a second person must agree: a schedule is in force, and this one shortens something."""
-        return self.against > 0 and (self.comparison.shortens or self.shortens_records)
+        shorter = self.comparison.shortens or self.shortens_records or bool(self.stricter)
+        return self.against > 0 and shorter
 
     def to_json(self) -> dict[str, Any]:
         """As builtins, with a digest that an approval is bound to."""
@@ -68,6 +72,7 @@ class Simulation:
                 {"record": name, "due_old": old, "due_new": new} for name, (old, new) in self.records.items()
             ],
             "shortens_records": self.shortens_records,
+            "stricter": [asdict(found) for found in self.stricter],
         }
         text = json.dumps(report, sort_keys=True, separators=(",", ":"))
         return {**report, "digest": hashlib.sha256(text.encode()).hexdigest()}
@@ -252,7 +257,16 @@ async def _simulate(
     present = {found.name for found in after if found.total}
     shortens = other_records.shortened(old, new, now, controller.time_zone) & present
     digest = hashlib.sha256(document.encode()).hexdigest()
-    return Simulation(controller_id, old.version, new.version, digest, comparison, records, bool(shortens))
+    return Simulation(
+        controller_id,
+        old.version,
+        new.version,
+        digest,
+        comparison,
+        records,
+        bool(shortens),
+        stricter(old, new),
+    )
 
 
 def _closed(comparison: Comparison) -> int:

@@ -115,6 +115,24 @@ async def test_a_longer_schedule_needs_one_person(world: World, ask: Ask) -> Non
         assert list(await session.scalars(sa.select(Approval))) == []
 
 
+async def test_a_stricter_rule_that_touches_nothing_yet_needs_a_second_person(world: World, ask: Ask) -> None:
+    await world.recording(await world.customer(last_contact=world.now))  # of today, and no sales call
+    rule = V1[V1.index('[[rule]]\nid        = "quality"') : V1.index("# Kirjanpitolaki")]
+    sales = rule.replace('"quality"\npurposes', '"sales"\npurposes').replace(
+        "after     =", 'when      = { queue = ["fraud"] }\nafter     ='
+    )
+    year, two = sales.replace('"P1Y"', '"P3Y"'), sales.replace('"P1Y"', '"P2Y"')
+    for number, (extra, needs) in enumerate(((year, False), (two, True)), start=2):
+        text = V1.replace("version    = 1", f"version    = {number}").replace("[cap]", f"{extra}\n[cap]", 1)
+        found = await ask("POST", "/api/v1/schedules/simulate", "privacy", json={"document": text})
+        assert (found["shortens"], found["needs_approval"]) == (False, needs)
+        expected = [{"what": "rule", "purpose": "quality", "rule": "sales"}] if needs else []
+        assert found["stricter"] == expected
+        await ask("POST", "/api/v1/schedules", "privacy", status=201, json={"document": text})
+        path = f"/api/v1/schedules/{number}/activate"
+        await ask("POST", path, "privacy", status=202 if needs else 200, json={})
+
+
 async def test_an_approval_covers_one_document_and_about_as_much_as_was_seen(world: World, ask: Ask) -> None:
     await old_calls(world)
     await ask("POST", "/api/v1/schedules", "privacy", status=201, json={"document": SHORTER})
