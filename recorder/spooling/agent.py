@@ -185,21 +185,22 @@ class Agent:
         closed = self._gate.closed_for
         # After a failure one push goes ahead alone and tries the service out.
         slots = (1 if self._gate.failures else self._config.parallel) - len(self._tasks)
+        if slots <= 0:
+            return None  # the end of one of them is news
         now = self._clock.wall()
-        if slots > 0:
-            due = await asyncio.to_thread(
-                self._journal.due, now, slots, tuple(self._tasks), only_accepted=closed > 0
-            )
-            for entry in due:
-                if entry.path in self._paths.values():
-                    continue  # what was there before is still being pushed: one after the other
-                self._paths[entry.id] = entry.path
-                task = asyncio.ensure_future(self._work(entry))
-                self._tasks[entry.id] = task
-                task.add_done_callback(partial(self._ended, entry.id))
-            if len(due) == slots:
-                return None  # the end of one of them is news
-        next_due = await asyncio.to_thread(self._journal.next_due)
+        due = await asyncio.to_thread(
+            self._journal.due, now, slots, tuple(self._tasks), only_accepted=closed > 0
+        )
+        behind: list[int] = []
+        for entry in due:
+            if entry.path in self._paths.values():
+                behind.append(entry.id)  # what was there before is still being pushed: one after the other
+                continue
+            self._paths[entry.id] = entry.path
+            task = asyncio.ensure_future(self._work(entry))
+            self._tasks[entry.id] = task
+            task.add_done_callback(partial(self._ended, entry.id))
+        next_due = await asyncio.to_thread(self._journal.next_due, (*self._tasks, *behind))
         if next_due is None:
             return None
         return max(closed, next_due - now, 0.05)
@@ -221,15 +222,16 @@ class Agent:
         except NotYet as later:
             await asyncio.to_thread(self._journal.postpone, entry.id, later.until, later.what, attempt=False)
             return
-        except FileNotFoundError:
-            await self._gone(entry)
-            return
+        except FileNotFoundError as error:
+            if await self._gone(entry):
+                return
+            problem: RecorderError | OSError = error
         except Unavailable as error:
             if error.dependency == "journal":
                 self.progress.problem = "journal"
                 self._gate.failed("journal", None)
                 return
-            problem: RecorderError | OSError = error
+            problem = error
         except (RecorderError, OSError) as error:
             problem = error
         self.progress.failed += 1
@@ -269,9 +271,6 @@ class Agent:
     async def _refused(self, entry: Entry, problem: Exception, code: str, now: float) -> None:
         """The service will not have this file: it stays here, listed."""
         current = await asyncio.to_thread(self._journal.entry, entry.id)
-        if await asyncio.to_thread(self._folder.look, entry.path) is None:
-            await self._gone(entry)
-            return
         found = await asyncio.to_thread(self._folder.look, entry.path)
         if found is None or found.identity != entry.identity:  # it was refused for bytes that are no more
             await self._gone(entry)
@@ -286,12 +285,18 @@ class Agent:
         if state is State.ERASED and self._config.on_erased == "delete":
             await asyncio.to_thread(removal.delete, self._folder, entry.path, entry.identity, entry.id)
 
-    async def _gone(self, entry: Entry) -> None:
-        """The file is no longer there, or another one is in its place, which has an entry of its own."""
+    async def _gone(self, entry: Entry) -> bool:
+        """The file is no longer there, or another one is in its place, which has an entry of its own.
+
+        Returns:
+            False for a file that was accepted: then it is not the file that is missing.
+        """
         current = await asyncio.to_thread(self._journal.entry, entry.id)
-        if current.state in {State.SEEN, State.HASHED, State.UPLOADING}:
+        gone = current.state is not State.ACCEPTED
+        if gone:
             await asyncio.to_thread(self._journal.finish, entry.id, State.GONE, self._clock.wall(), "gone")
         self.watcher.changed(entry.path)
+        return gone
 
     # One file
 

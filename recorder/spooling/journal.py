@@ -323,11 +323,12 @@ class Journal:
             (now, limit),
         )
 
-    def next_due(self) -> float | None:
-        """When the next file may be tried; None when none waits."""
+    def next_due(self, busy: Collection[int] = ()) -> float | None:
+        """When the next file may be tried, but for those; None when none waits."""
+        without = ",".join(str(int(number)) for number in busy)
         with self._lock, _translated():
             (when,) = self._db.execute(
-                f"SELECT min(next_at) FROM files WHERE state IN {_PENDING_SQL}"
+                f"SELECT min(next_at) FROM files WHERE state IN {_PENDING_SQL} AND id NOT IN ({without})"
             ).fetchone()
         return None if when is None else float(when)
 

@@ -114,6 +114,7 @@ class JournalMachine(RuleBasedStateMachine):
         summary = self.journal.summary(NOW)
         assert summary.waiting == sum(s in PENDING for s in self.expected.values())
         due = self.journal.due(NOW + 1e7, 1000)
+        assert self.journal.next_due([e.id for e in due]) is None
         assert {e.id for e in due} == {n for n, s in self.expected.items() if s in PENDING}
         assert [e.state is not State.ACCEPTED for e in due] == sorted(
             e.state is not State.ACCEPTED for e in due
