@@ -30,6 +30,7 @@ LISTENING_ROLE: Final = "listening_role"
 STEPS: Final[Mapping[str, Action]] = {
     "hold_release": Action.MANAGE_MATTERS,
     "disclosure": Action.DISCLOSE,
+    "research_export": Action.DISCLOSE,
     "schedule_activate": Action.MANAGE_SCHEDULES,
     "sweep_brake": Action.ERASE,
     "erase_principal": Action.ERASE,

@@ -213,7 +213,12 @@ class ApprovalBody(_Model):
     """A step to be approved: random ids, codes and counts only, nothing personal."""
 
     action: Literal[
-        "hold_release", "disclosure", "schedule_activate", "sweep_brake", "erase_principal", "destroy_epoch"
+        "hold_release",
+        "disclosure",
+        "schedule_activate",
+        "sweep_brake",
+        "erase_principal",
+        "destroy_epoch",
     ]
     target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,120}$", description="id of what it is about")]
     details: dict[

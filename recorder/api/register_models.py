@@ -150,6 +150,37 @@ class DisclosurePending(BaseModel):
     expires_at: datetime
 
 
+class ResearchBody(_Model):
+    """Which calls are in a set for research, and for whom."""
+
+    controller: uuid.UUID | None = None
+    recipient: uuid.UUID = Field(description="entered with kind research, under contract")
+    reference: Reference = Field(description="of the research plan or permission")
+    since: AwareDatetime
+    until: AwareDatetime = Field(description="first instant after")
+    queue: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    approval: uuid.UUID | None = Field(None, description="without it, the set is asked for")
+
+
+class ResearchRow(BaseModel):
+    """One call, under a pseudonym of this set; no audio, nobody's name, number or code."""
+
+    id: str
+    month: str
+    queue: str | None
+    direction: str | None
+    minutes: str | None = Field(description="how long, roughly")
+
+
+class ResearchAnswer(BaseModel):
+    """A set, entered as a disclosure."""
+
+    disclosure: uuid.UUID
+    recipient: uuid.UUID
+    rows: list[ResearchRow]
+    left_out: int = Field(description="calls of months and queues with fewer than five")
+
+
 class BreachBody(_Model):
     """A personal data breach."""
 

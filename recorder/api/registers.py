@@ -31,6 +31,9 @@ from recorder.api.register_models import (
     RecipientList,
     RecipientTerms,
     RegisterQuery,
+    ResearchAnswer,
+    ResearchBody,
+    ResearchRow,
     StaffAnswer,
     StaffCallItem,
     StaffRole,
@@ -42,10 +45,11 @@ from recorder.api.register_models import (
 )
 from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
-from recorder.registers import breaches, disclosures, recipients, staff
+from recorder.registers import breaches, disclosures, recipients, research, staff
 from recorder.registers.breaches import NewBreach
 from recorder.registers.disclosures import NewDisclosure
 from recorder.registers.recipients import NewRecipient
+from recorder.registers.research import NewResearch
 
 
 async def list_recipients(call: ApiCall) -> RecipientList:
@@ -122,6 +126,28 @@ async def disclose(call: ApiCall) -> DisclosureAnswer | web.Response:
         waiting = DisclosurePending(approval=found.id, state=str(found.state), expires_at=found.expires_at)
         return json_response(waiting, 202)
     return disclosure_answer(found)
+
+
+async def export_research(call: ApiCall) -> ResearchAnswer | web.Response:
+    """POST /api/v1/registers/research-exports."""
+    body: ResearchBody = call.body
+    found = await research.export(
+        call.services,
+        call.principal,
+        controller_of(call.principal, body.controller),
+        NewResearch(body.recipient, body.reference, body.since, body.until, body.queue),
+        approval_id=body.approval,
+        request_id=call.request_id,
+    )
+    if isinstance(found, ApprovalView):
+        waiting = DisclosurePending(approval=found.id, state=str(found.state), expires_at=found.expires_at)
+        return json_response(waiting, 202)
+    return ResearchAnswer(
+        disclosure=found.disclosure.id,
+        recipient=found.disclosure.recipient_id,
+        rows=[ResearchRow.model_validate(row) for row in found.rows],
+        left_out=found.left_out,
+    )
 
 
 async def list_breaches(call: ApiCall) -> BreachList:
@@ -302,6 +328,10 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", _DISCLOSURES, disclose, summary="Disclose recordings, with a second person's approval",
           tag=_TAG, body=DisclosureBody, answer=DisclosureAnswer,
           other={202: "asked for; a second person has to approve it"}, raises=(*_ONE, Erased, InvalidInput)),
+    Route("POST", "/api/v1/registers/research-exports", export_research, tag=_TAG,
+          summary="A pseudonymised set for research, with a second person's approval",
+          body=ResearchBody, answer=ResearchAnswer,
+          other={202: "asked for; a second person has to approve it"}, raises=(*_ONE, InvalidInput)),
     Route("GET", _BREACHES, list_breaches, summary="List breaches, what is due first", tag=_TAG,
           query=BreachQuery, answer=BreachList, raises=(Forbidden, InvalidInput)),
     Route("POST", _BREACHES, open_breach, summary="Enter a personal data breach", tag=_TAG,

@@ -2,6 +2,10 @@
 
 The register says that something was given and why; GDPR art. 19 notices are sent by it. What is handed over
 is exported under the exporter's own right and purpose.
+
+What may be given follows the recording's windows. An authority that asks gets what may be used for legal
+protection or as evidence; a restriction leaves of that what statute and holds keep (art. 18). The person's
+own request and a court's order reach what is restricted, too, and nothing whose time is over.
 """
 
 from __future__ import annotations
@@ -28,13 +32,18 @@ from recorder.catalogue.tables import (
     RecordingLink,
     RegisteredRecipient,
 )
+from recorder.disposition.facts import load_cases
 from recorder.errors import Erased, Forbidden, NotFound
 from recorder.registers.recipients import name_of, require_recipient
 from recorder.registers.regions import require_regions
 from recorder.rights.recipients import Recipient, register_source
 from recorder.services import Services
+from retention.decision import allows
+from retention.engine import decide_case
+from retention.model import Purpose
 
 STEP: Final = "disclosure"
+_EVIDENCE: Final = (Purpose.LEGAL_PROTECTION, Purpose.SERVICE_EVIDENCE)
 GROUNDS: Final = frozenset({"customer_request", "authority_request", "court_order"})
 
 
@@ -77,7 +86,8 @@ async def disclose(
 
     Raises:
         Forbidden: the caller may not disclose here; no ground, reference or recipient; the recipient may not
-            be given anything; store or keys are where data may not be; the approval does not cover this.
+            be given anything; a recording may not be given on this ground now; store or keys are where data
+            may not be; the approval does not cover this.
         NotFound: no such recipient or recording at this controller.
         Erased: a recording is gone.
     """
@@ -117,6 +127,7 @@ async def _disclose(
         raise NotFound("no such recipient")
     recording_ids = sorted(set(new.recording_ids))
     await _lock_recordings(session, controller_id, recording_ids)
+    await _require_open(session, recording_ids, new.ground, now)
     details = {
         "ground": new.ground,
         "reference": new.reference,
@@ -154,26 +165,33 @@ async def _disclose(
         disclosed_at=now,
         disclosed_by=principal.actor,
     )
+    await enter(session, row, recording_ids, request_id=request_id)
+    return DisclosureView(row, tuple(recording_ids))
+
+
+async def enter(
+    session: AsyncSession, row: Disclosure, recording_ids: Sequence[uuid.UUID], *, request_id: str
+) -> None:
+    """Put a disclosure on the register, and each of its recordings into the log."""
     session.add(row)
     await session.flush()
     for recording_id in recording_ids:
         session.add(DisclosureRecording(disclosure_id=row.id, recording_id=recording_id))
         event = AuditEvent(
             action="recording.disclosed",
-            actor=principal.actor,
+            actor=row.disclosed_by,
             object_type="recording",
             object_id=str(recording_id),
-            controller_id=controller_id,
+            controller_id=row.controller_id,
             request_id=request_id,
             details={
                 "disclosure": str(row.id),
-                "recipient": str(recipient.id),
+                "recipient": str(row.recipient_id),
                 "ground": row.ground,
-                "approval": str(approval_id),
+                "approval": str(row.approval_id),
             },
         )
-        record(session, event, now=now)
-    return DisclosureView(row, tuple(recording_ids))
+        record(session, event, now=row.disclosed_at)
 
 
 async def list_disclosures(
@@ -239,6 +257,35 @@ async def logged_recipients(
 register_source(logged_recipients)
 
 
+async def _require_open(
+    session: AsyncSession, recording_ids: Sequence[uuid.UUID], ground: str, now: datetime
+) -> None:
+    """Every recording may be given on this ground now, by a decision made afresh.
+
+    Raises:
+        Forbidden: one may not; the reason is the retention engine's code.
+    """
+    cases = await load_cases(session, recording_ids, now)
+    for recording_id in recording_ids:
+        decision = decide_case(cases[recording_id], now)
+        if decision.destroy_original:
+            raise Forbidden(
+                "A recording holds a card security code that is to be destroyed first.",
+                reason="card-security",
+            )
+        if ground == "authority_request":
+            answers = [allows(decision, purpose, now) for purpose in _EVIDENCE]
+            if not any(allowed for allowed, _ in answers):
+                text = (
+                    "A recording may not be given to an authority that asks: nothing keeps it for evidence."
+                )
+                raise Forbidden(text, reason=answers[0][1].code.replace("_", "-"))
+        elif not any(
+            window.contains(now) for window in (*decision.windows.values(), *decision.suspended.values())
+        ):
+            raise Forbidden("The time of a recording is over.", reason="window-closed")
+
+
 async def _lock_recordings(
     session: AsyncSession, controller_id: uuid.UUID, recording_ids: Sequence[uuid.UUID]
 ) -> None:
@@ -254,6 +301,8 @@ async def _lock_recordings(
     if len(found) != len(recording_ids) or not found:
         raise NotFound("no such recording")
     for recording in found:
+        if recording.state is RecordingState.QUARANTINED:
+            raise Forbidden("A recording waits in quarantine for a person to judge it.", reason="quarantined")
         if recording.state in {RecordingState.ERASING, RecordingState.ERASED}:
             certificate = recording.certificate_id
             raise Erased(

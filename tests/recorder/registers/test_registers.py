@@ -26,14 +26,19 @@ from recorder.catalogue.tables import (
     AuditEntry,
     Breach,
     Disclosure,
+    Hold,
     Listen,
+    Matter,
     Recording,
     RegisteredRecipient,
+    Restriction,
     StoredObjectRow,
 )
+from recorder.disposition.evaluation import reevaluate_customer
 from recorder.errors import ConfigurationError
 from recorder.registers import breach_reminders
 from recorder.registers.regions import transfer_problem
+from recorder.registers.research import pseudonym
 from recorder.rights.recipients import recipients_of
 from tests.recorder.conftest import make_controller
 from tests.recorder.disposition_world import World, clock_of, world
@@ -461,3 +466,129 @@ async def test_the_clock_of_a_breach_reminds_once_per_step(world: World, ask: As
     assert "breach.reminder" not in await actions(world, told["id"])
     overdue = services.metrics.registry.get_sample_value("recorder_breaches_open", {"urgency": "overdue"})
     assert overdue == 1
+
+
+async def test_what_is_disclosed_follows_windows_restrictions_and_holds(world: World, ask: Ask) -> None:
+    services = world.services
+    customer_id = await world.customer(last_contact=world.now)
+    recording_id = await world.recording(customer_id)
+    police = await ask("POST", f"{PATH}/recipients", POLICE, status=201)
+    async with services.database.transaction() as session:
+        restriction = Restriction(
+            id=uuid.uuid4(),
+            customer_id=customer_id,
+            ground="accuracy_contested",
+            placed_at=world.now,
+            placed_by="account:a",
+        )
+        session.add(restriction)
+        await session.flush()
+        await reevaluate_customer(session, services, customer_id, world.now)
+
+    def body(ground: str) -> dict[str, Any]:
+        return {
+            "ground": ground,
+            "reference": "R/1",
+            "recipient": police["id"],
+            "recordings": [str(recording_id)],
+        }
+
+    # Restricted: stored only, but for the person's own request and for courts.
+    refused = await ask("POST", f"{PATH}/disclosures", body("authority_request"), status=403)
+    assert refused["reason"] == "restricted"
+    for ground in ("customer_request", "court_order"):
+        await ask("POST", f"{PATH}/disclosures", body(ground), status=202)
+    # A hold opens legal protection.
+    async with services.database.transaction() as session:
+        matter = Matter(
+            id=uuid.uuid4(),
+            controller_id=world.controller.id,
+            reference="2026-1",
+            ground="legal_claims",
+            sealed=None,
+            review_on=world.now,
+            opened_at=world.now,
+        )
+        session.add(matter)
+        await session.flush()
+        held = Hold(
+            id=uuid.uuid4(),
+            matter_id=matter.id,
+            recording_id=recording_id,
+            placed_at=world.now,
+            placed_by="account:a",
+        )
+        session.add(held)
+    await ask("POST", f"{PATH}/disclosures", body("authority_request"), status=202)
+    async with services.database.transaction() as session:
+        (await session.get_one(Hold, held.id)).released_at = world.now
+        (await session.get_one(Restriction, restriction.id)).lifted_at = world.now
+        (await session.get_one(Recording, recording_id)).state = RecordingState.QUARANTINED
+    refused = await ask("POST", f"{PATH}/disclosures", body("court_order"), status=403)
+    assert refused["reason"] == "quarantined"
+    async with services.database.transaction() as session:
+        (await session.get_one(Recording, recording_id)).state = RecordingState.STORED
+    # Its time is over, and the sweep has not come yet.
+    clock_of(services).set(datetime(2040, 1, 1, tzinfo=UTC))
+    for ground in ("authority_request", "customer_request", "court_order"):
+        await ask("POST", f"{PATH}/disclosures", body(ground), status=403)
+    assert await actions(world, recording_id) == []
+
+
+async def test_research_gets_pseudonyms_of_what_may_be_used_from_two_people(world: World, ask: Ask) -> None:
+    services = world.services
+    customer_id = await world.customer(last_contact=world.now)
+    made = [await world.recording(customer_id, audio=b"x") for _ in range(6)]
+    alone = await world.recording(customer_id, started_at=world.now - timedelta(days=60), audio=b"x")
+    restricted = await world.recording(customer_id, audio=b"x")
+    async with services.database.transaction() as session:
+        session.add(
+            Restriction(
+                id=uuid.uuid4(),
+                recording_id=restricted,
+                ground="accuracy_contested",
+                placed_at=world.now,
+                placed_by="account:a",
+            )
+        )
+    partner = await ask("POST", f"{PATH}/recipients", {**PROCESSOR, "kind": "research"}, status=201)
+    processor = await ask("POST", f"{PATH}/recipients", PROCESSOR, status=201)
+    body = {
+        "recipient": partner["id"],
+        "reference": "TKM-12",
+        "since": (world.now - timedelta(days=90)).isoformat(),
+        "until": (world.now + timedelta(days=1)).isoformat(),
+    }
+    path = f"{PATH}/research-exports"
+    refused = await ask("POST", path, {**body, "recipient": processor["id"]}, status=403)
+    assert refused["reason"] == "recipient-kind"
+    await ask("POST", path, body, role="quality", status=403)
+    await ask("POST", path, {**body, "until": body["since"]}, status=422)
+    waiting = await ask("POST", path, body, status=202)
+    await ask("POST", path, {**body, "approval": waiting["approval"]}, status=403)
+    await approve(world, waiting["approval"])
+    other = {**body, "reference": "TKM-13", "approval": waiting["approval"]}
+    await ask("POST", path, other, status=403)
+    given = await ask("POST", path, {**body, "approval": waiting["approval"]})
+    await ask("POST", path, {**body, "approval": waiting["approval"]}, status=403)
+    assert (len(given["rows"]), given["left_out"]) == (6, 1)
+    first = given["rows"][0]
+    assert {key: first[key] for key in ("month", "queue", "direction", "minutes")} == {
+        "month": "2026-03",
+        "queue": "sales",
+        "direction": "inbound",
+        "minutes": "1-3",
+    }
+    text = str(given)
+    for secret in (*made, alone, restricted, customer_id, "'a7'", "vip", "Aino", "35840"):
+        assert str(secret) not in text
+    named = {pseudonym(services, world.controller.id, uuid.UUID(given["disclosure"]), r) for r in made}
+    assert named == {row["id"] for row in given["rows"]}
+    # It is a disclosure: each recording's history has it, and its recipient is told of an erasure.
+    assert await actions(world, made[0]) == ["recording.disclosed"]
+    assert await actions(world, restricted) == []
+    async with services.database.snapshot() as session:
+        told = await recipients_of(session, services, customer_id, [])
+    assert [str(recipient.id) for recipient in told] == [partner["id"]]
+    clock_of(services).set(datetime(2026, 6, 2, tzinfo=UTC))
+    assert (await ask("POST", path, body, status=403))["reason"] == "contract-expired"
