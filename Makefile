@@ -61,6 +61,7 @@ lock: ## re-make requirements/*.txt from pyproject.toml; UPGRADE=--upgrade takes
 	$(COMPILE) pyproject.toml --extra demo -o requirements/run.txt
 	$(COMPILE) pyproject.toml --extra demo --group dev -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) requirements/vcon.in -o requirements/vcon.txt
 
 clean: ## remove the virtual environment and every cache; the data directory stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

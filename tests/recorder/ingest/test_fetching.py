@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -295,6 +296,53 @@ async def test_a_download_that_breaks_off_leaves_nothing(
     assert (fetch.state, recording.sha256) == (FetchState.DONE, hashlib.sha256(WAV).digest())
 
 
+class Stalling:
+    """The announced length, half of the bytes, and then nothing for as long as anybody waits."""
+
+    def __init__(self) -> None:
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, asked: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(WAV))})
+        await response.prepare(asked)
+        await response.write(WAV[: len(WAV) // 2])
+        self.begun.set()
+        await self.over.wait()
+        return response
+
+
+async def test_a_download_that_stalls_is_given_up(
+    here: Services, open_source: Source, sender: Sender
+) -> None:
+    stalling = Stalling()
+    sender.answers = [stalling]
+    settings = here.settings.model_copy(update={"upload_idle_seconds": 0.2})
+    await order(here, open_source, sender.url())
+    await work(replace(here, settings=settings))
+    stalling.over.set()
+    fetch, recordings, _ = await state_of(here)
+    assert (fetch.error, recordings, await objects(here)) == ("timeout", [], 0)
+
+
+async def test_a_worker_that_stops_leaves_nothing_half_done(
+    here: Services, open_source: Source, sender: Sender
+) -> None:
+    stalling = Stalling()
+    sender.answers = [stalling, audio()]
+    await order(here, open_source, sender.url())
+    running = asyncio.create_task(Worker(here, {FETCH_JOB: Fetcher(here).run}).run())
+    async with asyncio.timeout(20):
+        await stalling.begun.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await here.uploads.drain()
+    stalling.over.set()
+    fetch, recordings, _ = await state_of(here)
+    assert (fetch.state, fetch.attempts, recordings, await objects(here)) == (FetchState.WAITING, 0, [], 0)
+    assert await work(here) == 1, "the next worker takes it up at once"
+    assert (await state_of(here))[0].state is FetchState.DONE
+
+
 def wrapped(data: bytes) -> tuple[str, dict[str, str], bytes]:
     """A recording as Twilio encrypts it: private key, envelope, ciphertext with its tag."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -435,8 +483,6 @@ async def test_what_was_erased_is_not_ordered(here: Services, open_source: Sourc
 
 @given(st.binary(max_size=400), st.lists(st.integers(1, 64), min_size=1, max_size=20), st.integers(0, 3000))
 def test_decryption_survives_any_cut_and_no_change(data: bytes, cuts: list[int], flip: int) -> None:
-    import asyncio
-
     key, nonce = bytes(range(32)), bytes(12)
     sealed = AESGCM(key).encrypt(nonce, data, None)
 
