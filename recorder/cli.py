@@ -7,6 +7,7 @@ import os
 import click
 
 from recorder.commands import (
+    archive,
     audit,
     backup,
     controllers,
@@ -26,6 +27,7 @@ from recorder.commands import (
     service,
     source_secrets,
     sources,
+    stores,
     spool,
     tokens,
     users,
@@ -58,6 +60,7 @@ for command in (
     sources.source,
     tokens.token,
     push.push,
+    archive.import_archive,
     spool.spool,
     schedules.schedule,
     report.report,
@@ -70,6 +73,7 @@ for command in (
     requests.request,
     matters.matter,
     scrub.scrub,
+    stores.store,
     keys.keys,
     webhooks.webhook,
     audit.audit,

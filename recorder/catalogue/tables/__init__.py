@@ -9,6 +9,7 @@ from recorder.catalogue.tables.accounts import (
     RoleGrant,
     WebSession,
 )
+from recorder.catalogue.tables.archive import MovedObject
 from recorder.catalogue.tables.assessments import Assessment, AssessmentTotal
 from recorder.catalogue.tables.audit import AuditCheckpoint, AuditEntry, AuditNode
 from recorder.catalogue.tables.completeness import ExpectedRecording, SourceHour
@@ -102,6 +103,7 @@ __all__ = [
     "ListeningLink",
     "LoginFailure",
     "Matter",
+    "MovedObject",
     "PackageRecording",
     "Recording",
     "RecordingAgent",
@@ -117,8 +119,8 @@ __all__ = [
     "RoleGrant",
     "ScheduleVersion",
     "ScrubCursor",
-    "Source",
     "SharedLine",
+    "Source",
     "SourceHour",
     "SourceSecret",
     "SpoolState",

@@ -70,7 +70,7 @@ class Customer(Base):
 
 
 class SharedLine(Base):
-    """A telephone line that many people call from, such as a company's switchboard: it tells nobody's name."""
+    """A telephone line that many people call from, such as a switchboard: it tells nobody's name."""
 
     __tablename__ = "shared_lines"
 

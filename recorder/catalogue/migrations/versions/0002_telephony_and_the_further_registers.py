@@ -18,6 +18,15 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "moved_objects",
+        sa.Column("target", sa.String(length=64), nullable=False),
+        sa.Column("key", sa.String(length=200), nullable=False),
+        sa.Column("version_id", sa.String(length=200), nullable=True),
+        sa.Column("size", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("verified_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("target", "key", name=op.f("pk_moved_objects")),
+    )
+    op.create_table(
         "spool_states",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("items", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -452,3 +461,4 @@ def downgrade() -> None:
 
     op.drop_table("assessment_totals")
     op.drop_table("spool_states")
+    op.drop_table("moved_objects")
