@@ -110,10 +110,15 @@ class PartReader:
             MalformedInput: it broke off or stalled.
         """
         raw = bytearray()
-        async for chunk in _chunks(part, self._idle):
-            raw += chunk
-            if len(raw) > limit:
-                raise TooLarge("what surrounds the audio is over the limit of metadata")
+        try:
+            # The whole of it, so that a sender that drips holds nothing for longer.
+            async with asyncio.timeout(self._idle):
+                async for chunk in _chunks(part, self._idle):
+                    raw += chunk
+                    if len(raw) > limit:
+                        raise TooLarge("what surrounds the audio is over the limit of metadata")
+        except TimeoutError:
+            raise _stalled() from None
         return bytes(raw)
 
     def audio(self, part: BodyPartReader) -> Part:

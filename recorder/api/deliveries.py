@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -51,7 +52,7 @@ async def deliveries(
     source_settings: Mapping[str, Any],
     document_limit: int,
     now: datetime,
-) -> AsyncIterator[Delivery]:
+) -> AsyncGenerator[Delivery]:
     """Take a request apart: one delivery, or one for each audio part of a multipart body.
 
     Each one's audio has to be read to its end before the next is asked for.
@@ -84,7 +85,7 @@ async def deliveries(
     if _DOCUMENT.fullmatch(kind) is not None:
         head = await anext(chunks, b"")
         if not misdeclared(kind, head):
-            document = await _document(head, chunks, document_limit)
+            document = await _document(head, chunks, document_limit, settings.upload_idle_seconds)
             fields = form_fields(document) if kind == _FORM else ()
             envelope = replace(bare, document=document, fields=fields, content_type=declared)
             yield Delivery(envelope, None, {}, request.headers)
@@ -198,12 +199,17 @@ def is_audio(part: BodyPartReader) -> bool:
     return part.name in _AUDIO_NAMES or kind == "application/octet-stream"
 
 
-async def _document(head: bytes, chunks: AsyncIterator[bytes], limit: int) -> bytes:
+async def _document(head: bytes, chunks: AsyncIterator[bytes], limit: int, seconds: float) -> bytes:
+    """All of a document; a sender that drips holds nothing for longer than so many seconds."""
     read = bytearray(head)
-    async for chunk in chunks:
-        read += chunk
-        if len(read) > limit:
-            break
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in chunks:
+                read += chunk
+                if len(read) > limit:
+                    break
+    except TimeoutError:
+        raise MalformedInput(f"the document did not arrive within {seconds:g} seconds") from None
     if len(read) > limit:
         raise TooLarge(f"the document is over {limit} bytes")
     return bytes(read)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Literal
@@ -35,6 +37,7 @@ from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
 from recorder.ingest.secrets import secrets_of
 from recorder.ingest.senders import Sender, note, sender_of
 
+log = logging.getLogger("recorder.ingest")
 _MAX_AUDIO_PARTS: Final = 32
 _QUICK: Final = 256 * 1024
 _TRUE: Final = frozenset({"1", "true", "yes"})
@@ -74,19 +77,20 @@ async def take(call: ApiCall) -> web.StreamResponse:
         now=services.clock.now(),
     )
     reply: Reply | None = None
-    async for part in parts:
-        delivery = replace(part, envelope=replace(part.envelope, secrets=secrets))
-        adapter.verify(delivery.envelope, secrets)
-        document = delivery.envelope.document or b""
-        read = partial(_read, adapter, delivery)
-        # Audio inside a document takes a while to be parsed and decoded; others are served meanwhile.
-        intents = await asyncio.to_thread(read) if len(document) > _QUICK else read()
-        done = [await _run(call, sender, delivery, intent, taken) for intent in intents]
-        taken.intents += done
-        if not taken.dry_run:
-            reply = adapter.reply(delivery.envelope, tuple(done))
-        if len(taken.outcomes) > _MAX_AUDIO_PARTS:
-            raise InvalidInput(f"send at most {_MAX_AUDIO_PARTS} recordings in one body")
+    async with aclosing(parts):
+        async for part in parts:
+            delivery = replace(part, envelope=replace(part.envelope, secrets=secrets))
+            adapter.verify(delivery.envelope, secrets)
+            document = delivery.envelope.document or b""
+            read = partial(_read, adapter, delivery)
+            # Audio inside a document takes a while to be parsed and decoded; others are served meanwhile.
+            intents = await asyncio.to_thread(read) if len(document) > _QUICK else read()
+            done = [await _run(call, sender, delivery, intent, taken) for intent in intents]
+            taken.intents += done
+            if not taken.dry_run:
+                reply = adapter.reply(delivery.envelope, tuple(done))
+            if len(taken.outcomes) > _MAX_AUDIO_PARTS:
+                raise InvalidInput(f"send at most {_MAX_AUDIO_PARTS} recordings in one body")
     if taken.refused is not None:
         raise taken.refused
     return _answer(taken, reply)
@@ -95,7 +99,18 @@ async def take(call: ApiCall) -> web.StreamResponse:
 def _read(adapter: Adapter, delivery: Delivery) -> tuple[Intent, ...]:
     """What the adapter makes of it. Audio that it does not ask for is kept all the same."""
     envelope = delivery.envelope
-    intents = adapter.read(envelope)
+    intents: tuple[Intent, ...]
+    try:
+        intents = adapter.read(envelope)
+    except RecorderError:
+        raise
+    except Exception as error:
+        if delivery.chunks is None:
+            raise
+        # Whatever an adapter stumbles over, the audio is here now and may not come again.
+        log.error("an adapter failed", extra={"kind": adapter.kind, "error": type(error).__name__})
+        plain = read_raw(envelope)
+        intents = (Audio(replace(plain, reasons=(*plain.reasons, "metadata-invalid:adapter"))),)
     if delivery.chunks is not None and not any(isinstance(intent, Audio) for intent in intents):
         intents = (*intents, Audio(read_raw(envelope)))
     return intents

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -94,7 +94,7 @@ class FileNames:
             PatternError: a pattern cannot be used.
         """
         self._patterns = tuple(compile_pattern(pattern) for pattern in patterns)
-        self._zone = ZoneInfo(time_zone)
+        self._zone: tzinfo = UTC if time_zone == "UTC" else ZoneInfo(time_zone)
         self._digits = extension_digits
 
     def read(self, path: str) -> NameFacts:
@@ -202,7 +202,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(out))
 
 
-def started_at(found: Mapping[str, str], zone: ZoneInfo) -> datetime | None:
+def started_at(found: Mapping[str, str], zone: tzinfo) -> datetime | None:
     """The time a name tells, UTC; None without one, or with one that is no time.
 
     Local times that a clock shows twice, when summer time ends, are told apart by the Unix time at the

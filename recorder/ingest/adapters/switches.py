@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from recorder.ingest.adapters.base import Audio, Envelope, Intent, Reply
@@ -128,8 +129,13 @@ class AsteriskAdapter(RawAdapter):
 
 def file_names(settings: Mapping[str, Any]) -> FileNames:
     """The reader of a source's file names."""
-    return FileNames(
-        settings.get("file_names") or (FREEPBX,),
-        time_zone=settings.get("time_zone") or "UTC",
-        extension_digits=settings.get("extension_digits", 5),
+    return _file_names(
+        tuple(settings.get("file_names") or (FREEPBX,)),
+        settings.get("time_zone") or "UTC",
+        settings.get("extension_digits", 5),
     )
+
+
+@lru_cache(maxsize=256)
+def _file_names(patterns: tuple[str, ...], zone: str, digits: int) -> FileNames:
+    return FileNames(patterns, time_zone=zone, extension_digits=digits)

@@ -232,6 +232,27 @@ def test_sources_and_their_tokens(installed: Recorder) -> None:
     installed.run("source", "disable", "pbx", "--enable")
 
 
+def test_what_may_be_set_of_a_source(installed: Recorder) -> None:
+    kinds = json.loads(installed.run("source", "kinds", "--json").output)
+    assert {"generic", "freeswitch", "rtpengine"} < kinds.keys()
+    assert "parties" in kinds["rtpengine"]
+    given = '{"allow": ["10.0.0.1"]}'
+    installed.run("source", "add", "rtp", "--kind", "rtpengine", "--settings", given)
+    (row,) = json.loads(installed.run("source", "list", "--json").output)
+    assert (row["kind"], row["settings"]) == ("rtpengine", {"allow": ["10.0.0.1/32"]})
+    changed = installed.run("source", "set", "rtp", '{"parties": {"caller": "customer"}}').output
+    assert json.loads(changed) == {"parties": {"caller": "customer"}}
+    for wrong, said in (
+        (["set", "rtp", '{"wat": 1}'], "is none of allow, "),
+        (["set", "rtp", '{"allow": ["x"]}'], "/settings/allow/0"),
+        (["set", "rtp", "[]"], "JSON object"),
+        (["set", "nobody", "{}"], "no source nobody"),
+        (["add", "x", "--kind", "pigeon"], "freeswitch"),
+        (["add", "x", "--settings", "{"], "--settings"),
+    ):
+        assert said in one_line(installed.run("source", *wrong, expect=2).stderr)
+
+
 def test_secrets_of_sources(installed: Recorder, tmp_path: Path) -> None:
     installed.run("source", "add", "tw", "--kind", "twilio", "--lawful-basis", "consent")
     said = installed.run("source", "secret", "tw", "auth_token", text="tw-secret\n").output

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -19,12 +20,14 @@ from yarl import URL
 
 from recorder.access import tokens
 from recorder.access.principals import Principal
+from recorder.api import senders
 from recorder.app import build_app
 from recorder.catalogue.enums import LawfulBasis
 from recorder.catalogue.tables import AuditEntry, Controller, Recording, Source, StoredObjectRow, Subject
 from recorder.catalogue.tables.completeness import ExpectedRecording
 from recorder.errors import InvalidInput
 from recorder.ingest import sources
+from recorder.ingest.adapters.base import Envelope, Intent, Reply
 from recorder.ingest.sources import NewSource, SourceChange
 from recorder.ingest.storing import stored_document
 from recorder.logs import JsonFormatter
@@ -83,8 +86,10 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def app(services: Services) -> web.Application:
-    return build_app(services)
+def app(services: Services, request: pytest.FixtureRequest) -> web.Application:
+    patience = getattr(request, "param", services.settings.upload_idle_seconds)
+    settings = services.settings.model_copy(update={"upload_idle_seconds": patience})
+    return build_app(replace(services, settings=settings))
 
 
 @pytest.fixture
@@ -413,3 +418,53 @@ async def test_another_sources_name_opens_nothing(begin: Begin, wav: bytes) -> N
         dry = await session.put(world.url("/ingest/pbx/dry.wav?dry_run=true"), data=wav)
         assert (dry.status, (await dry.json())["would"]) == (200, "created")
     assert len(await world.rows()) == 1
+
+
+class Broken:
+    """An adapter with a mistake in it."""
+
+    kind = "generic"
+
+    def verify(self, envelope: Envelope, secrets: Mapping[str, str]) -> None:
+        del envelope, secrets
+
+    def read(self, envelope: Envelope) -> tuple[Intent, ...]:
+        raise KeyError(envelope.path)
+
+    def reply(self, envelope: Envelope, intents: tuple[Intent, ...]) -> Reply | None:
+        del envelope, intents
+        return None
+
+
+async def test_a_mistake_in_an_adapter_loses_no_audio(
+    begin: Begin, wav: bytes, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await begin("generic")
+    monkeypatch.setattr(senders, "adapter_of", lambda _kind: Broken())
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {world.token}"}) as session:
+        answer = await session.put(world.url("/ingest/pbx/0401234567.wav"), data=wav)
+        answered = await answer.json()
+        assert (answer.status, answered["state"]) == (201, "quarantined")
+        assert "metadata-invalid:adapter" in answered["reasons"]
+        assert await world.read(answered["id"]) == wav
+        without = await session.get(world.url("/ingest/pbx/0401234567"))
+        assert (without.status, without.content_type) == (500, "application/problem+json")
+    assert "an adapter failed" in lines.getvalue()
+    assert "0401234567" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("app", [0.2], indirect=True)
+async def test_a_document_that_drips_is_given_up(begin: Begin) -> None:
+    world = await begin("generic")
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {world.token}"}) as session:
+
+        async def drip() -> AsyncIterator[bytes]:
+            while True:
+                yield b" "
+                await asyncio.sleep(0.04)
+
+        for kind in ("application/json", "multipart/form-data; boundary=b"):
+            answer = await session.post(
+                world.url("/ingest/pbx/x"), data=drip(), headers={"Content-Type": kind}
+            )
+            assert (answer.status, answer.content_type) == (400, "application/problem+json")
