@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from recorder.errors import Conflict
 from storage.errors import StoreUnavailable
 from storage.local import LocalStore
 from storage.memory import MemoryStore
-from storage.objects import ObjectStore
+from storage.objects import Chunk, ObjectStore, Stat
 from storage.s3 import S3Store
 from storage.vault import Vault
 from tests.recorder.disposition_world import AUDIO, World, chunks, memory_of
@@ -132,8 +132,8 @@ class Lying(MemoryStore):
 
     lies = True
 
-    async def put(self, key: str, body: object, *, size: int | None) -> object:  # type: ignore[override]
-        stat = await super().put(key, body, size=size)  # type: ignore[arg-type]
+    async def put(self, key: str, body: AsyncIterable[Chunk], *, size: int | None) -> Stat:
+        stat = await super().put(key, body, size=size)
         if self.lies:
             for kept in self._objects[key]:
                 if kept.data:
