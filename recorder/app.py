@@ -17,6 +17,8 @@ from recorder.api import (
     accounts,
     assessments,
     audit,
+    calls,
+    completeness,
     customers,
     disposition,
     findings,
@@ -34,8 +36,8 @@ from recorder.api import (
     source_secrets,
     sources,
     system,
-    webhooks,
     tus,
+    webhooks,
 )
 from recorder.api.framework import SERVICES, Route, mount
 from recorder.api.middleware import add_headers, authenticate, observe, problems
@@ -45,18 +47,18 @@ from recorder.catalogue import migrate
 from recorder.catalogue.database import Database
 from recorder.clock import Clock, SystemClock
 from recorder.errors import ConfigurationError, Unavailable
+from recorder.ingest.draining import Drainer
 from recorder.registers.regions import check_regions
 from recorder.services import Services
 from recorder.settings import Settings
-from recorder.ingest.draining import Drainer
 from recorder.web import pages
 from storage.errors import KeyringError, Misuse
 from storage.keyrings.file import FileKeyring
+from storage.keys import Keyring
+from storage.spool import Spool
 from storage.stores import open_store
 from storage.vault import Vault
 
-from storage.keys import Keyring
-from storage.spool import Spool
 log = logging.getLogger("recorder.service")
 
 ROUTES: tuple[Route, ...] = (
@@ -76,10 +78,11 @@ ROUTES: tuple[Route, ...] = (
     *schedules.ROUTES,
     *reports.ROUTES,
     *findings.ROUTES,
-    *sources.ROUTES,
     *tus.ROUTES,
+    *sources.ROUTES,
     *source_secrets.ROUTES,
     *accounts.ROUTES,
+    *completeness.ROUTES,
     *webhooks.ROUTES,
     *audit.ROUTES,
 )
@@ -115,22 +118,17 @@ async def open_services(settings: Settings, *, clock: Clock | None = None) -> As
         keyring=keyring,
         store=store,
         vault=Vault(store, keyring),
+        spool=open_spool(settings, keyring),
     )
     try:
         yield services
     finally:
         await services.counts.close(database)
-        spool=open_spool(settings, keyring),
         await database.close()
         await store.aclose()
         keyring.close()
 
 
-def build_app(services: Services) -> web.Application:
-    """The HTTP application over already opened services."""
-    app = web.Application(
-        middlewares=[observe, problems, authenticate],
-        # Bodies are counted where they are read; see framework.read_bounded and ingest.
 def open_spool(settings: Settings, keyring: Keyring) -> Spool | None:
     """The spool of this host; nothing is read or made yet. None where there is room for nothing."""
     if settings.spool_max_bytes == 0:
@@ -143,15 +141,20 @@ def open_spool(settings: Settings, keyring: Keyring) -> Spool | None:
     )
 
 
+def build_app(services: Services) -> web.Application:
+    """The HTTP application over already opened services."""
+    app = web.Application(
+        middlewares=[observe, problems, authenticate],
+        # Bodies are counted where they are read; see framework.read_bounded and ingest.
         client_max_size=services.settings.max_metadata_bytes,
     )
     app[SERVICES] = services
     app[system.DRAINING] = system.Draining()
     app[system.OPENAPI] = openapi.build(ROUTES, version=metadata.version("tallenne"))
     app.on_response_prepare.append(add_headers)
+    app.on_response_prepare.append(tus.add_headers)
     mount(app, ROUTES)
     pages.mount(app)
-    app.on_response_prepare.append(tus.add_headers)
     return app
 
 
@@ -197,22 +200,22 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
         port = runner.addresses[0][1] if runner.addresses else settings.port
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         async with contextlib.AsyncExitStack() as stack:
+            if services.spool is not None:
+                await services.spool.load()
+                await stack.enter_async_context(Drainer(services, services.spool).running())
             if settings.embedded:
                 await stack.enter_async_context(Background(services).running())
             try:
                 yield services, settings.public_url or f"http://{host}:{port}"
             finally:
-            if services.spool is not None:
-                await services.spool.load()
-                await stack.enter_async_context(Drainer(services, services.spool).running())
                 services.metrics.ready.set(0)
                 # Still listening, so that readiness can say no; then the rest of the time to hang up.
                 await app[system.DRAINING].finish(settings.shutdown_seconds * 0.8)
                 await runner.cleanup()
                 # A push whose client left after its last byte is still being settled.
+                await services.resumable.drain()
                 await services.uploads.drain()
 
-                await services.resumable.drain()
 
 async def work(settings: Settings) -> None:
     """Do background work until SIGTERM or SIGINT."""
