@@ -61,6 +61,7 @@ def page(document: Mapping[str, Any], signature: str, key: Mapping[str, str]) ->
         ("Asked at", _moment(document["requested_at"])),
         ("Issued at", _moment(document["issued_at"])),
         ("Erased", f"{len(gone)} recordings, {objects} stored objects, {versions} stored versions"),
+        ("Copies erased with it", _copies(document.get("copies", {}))),
         ("No backup opens it after", _moment(document["backups_expire_on"])),
     ]
     times = document["times"]
@@ -144,3 +145,12 @@ def _checking(identity: str, signature: str, key: Mapping[str, str]) -> str:
 
 def _moment(text: str) -> str:
     return str(text).replace("T", " ").split(".", maxsplit=1)[0].removesuffix("Z") + " UTC"
+
+
+def _copies(copies: Mapping[str, Any]) -> str:
+    counts = (
+        (len(copies.get("packages", ())), "packages for requests"),
+        (copies.get("uploads", 0), "unfinished uploads"),
+        (copies.get("spooled", 0), "spooled deliveries"),
+    )
+    return ", ".join(f"{count} {words}" for count, words in counts if count) or "none"

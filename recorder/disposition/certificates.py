@@ -65,12 +65,15 @@ def certificate_document(
     erasure: Erasure,
     items: Sequence[ErasureItem],
     *,
+    copies: Mapping[str, Any],
     backup_window: timedelta,
     now: datetime,
 ) -> dict[str, Any]:
     """What is certified: every object and version, key ids, times, ground, who asked, what stays and why.
 
     Args:
+        copies: what else held the same voice and went with it: ``packages`` of copies by id, unfinished
+            ``uploads`` and ``spooled`` pushes in number.
         backup_window: how long backups of the database are kept; none made before the keys were destroyed
             exists afterwards.
     """
@@ -98,6 +101,7 @@ def certificate_document(
             }
             for item in sorted(items, key=lambda i: i.recording_id)
         ],
+        "copies": dict(copies),
         "backups_expire_on": text(destroyed + backup_window),
         "issued_at": text(now),
     }

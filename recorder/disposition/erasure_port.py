@@ -110,6 +110,7 @@ class SqlErasurePort:
                 )
             if erasure.customer_id is not None:
                 await rows.stop_matching(session, erasure.customer_id, now)
+            rows.note_copies(erasure, spooled=len(doomed))
             erasure.detail = {**erasure.detail, "to_erase": len(gone)}
             self._done(
                 session,
@@ -199,10 +200,11 @@ class SqlErasurePort:
                 return
             in_scope = await rows.objects(session, erasure)
             lift = erasure.ground is ErasureGround.CARD_SECURITY
+            packages = [uuid.UUID(found) for found in rows.copies_of(erasure)["packages"]]
         found = await self._each(in_scope, self._listed)
         await self._note_versions(erasure_id, in_scope, found)
         await self._each(in_scope, functools.partial(self._delete, lift=lift))
-        await shredding.delete_dead(self._services)
+        await shredding.delete_dead(self._services, packages)
         await uploads.delete_dead(self._services)
         async with self._step(erasure_id) as (session, erasure):
             fresh = await rows.objects(session, erasure)
@@ -221,8 +223,10 @@ class SqlErasurePort:
             if _past(erasure, Step.PROVE_ABSENCE):
                 return 0
             in_scope = await rows.objects(session, erasure)
+            packages = [uuid.UUID(found) for found in rows.copies_of(erasure)["packages"]]
         found = await self._each(in_scope, self._listed)
         left = sum(len(versions) + len(uploads) for versions, uploads in found)
+        left += await shredding.count_left(self._services, packages)
         if left == 0:
             async with self._step(erasure_id) as (session, erasure):
                 if not _past(erasure, Step.PROVE_ABSENCE):
@@ -268,6 +272,7 @@ class SqlErasurePort:
                 certificate_id,
                 erasure,
                 await rows.items(session, erasure),
+                copies=rows.copies_of(erasure),
                 backup_window=timedelta(days=self._services.settings.backup_window_days),
                 now=now,
             )

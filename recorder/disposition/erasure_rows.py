@@ -214,9 +214,10 @@ async def destroy(session: AsyncSession, services: Services, erasure: Erasure, n
         item.detail = {**item.detail, "objects": list(known.values())}
     destroyed: list[Subject] = []
     # Packages of copies that were made to answer a request hold the same voice.
-    await shredding.forget(session, gone, erasure.customer_id, now)
+    packages = await shredding.forget(session, gone, erasure.customer_id, now)
     # So do the pieces of a repeated upload that has not come to its end.
-    await uploads.forget(session, gone, now)
+    pieces = await uploads.forget(session, gone, now)
+    note_copies(erasure, packages=[str(found) for found in packages], uploads=pieces)
     if erasure.scope == "original":
         await _owe_new_key(session, gone)
     else:
@@ -233,6 +234,26 @@ async def destroy(session: AsyncSession, services: Services, erasure: Erasure, n
     ]
     erasure.detail = detail
     await session.flush()
+
+
+def note_copies(
+    erasure: Erasure, *, packages: Sequence[str] = (), uploads: int = 0, spooled: int = 0
+) -> None:
+    """Add to what else held the same voice and goes with it; the certificate names it."""
+    before = copies_of(erasure)
+    erasure.detail = {
+        **erasure.detail,
+        "copies": {
+            "packages": [*before["packages"], *packages],
+            "uploads": before["uploads"] + uploads,
+            "spooled": before["spooled"] + spooled,
+        },
+    }
+
+
+def copies_of(erasure: Erasure) -> dict[str, Any]:
+    """Packages by id; unfinished uploads and spooled pushes in number."""
+    return {"packages": [], "uploads": 0, "spooled": 0, **erasure.detail.get("copies", {})}
 
 
 async def _strip(session: AsyncSession, ids: Sequence[uuid.UUID]) -> None:

@@ -20,7 +20,7 @@ from recorder.catalogue.enums import PackageState
 from recorder.catalogue.tables import PackageRecording, RequestPackage, RightsRequest, Subject
 from recorder.services import Services
 
-__all__ = ["delete_dead", "expire", "forget"]
+__all__ = ["count_left", "delete_dead", "expire", "forget"]
 
 ACTOR: Final = "system:rights"
 _PAGE: Final = 400
@@ -31,13 +31,13 @@ async def forget(
     recording_ids: Sequence[uuid.UUID],
     customer_id: uuid.UUID | None,
     now: datetime,
-) -> int:
+) -> list[uuid.UUID]:
     """Destroy the keys of packages that hold a copy of any of these, in the running transaction.
 
     Returns:
-        How many packages ended.
+        Ids of the packages that ended.
     """
-    ended = 0
+    ended: list[uuid.UUID] = []
     for start in range(0, len(recording_ids), _PAGE):
         page = recording_ids[start : start + _PAGE]
         holding = sa.select(PackageRecording.package_id).where(PackageRecording.recording_id.in_(page))
@@ -48,7 +48,9 @@ async def forget(
     return ended
 
 
-async def _end(session: AsyncSession, which: sa.ColumnElement[bool], action: str, now: datetime) -> int:
+async def _end(
+    session: AsyncSession, which: sa.ColumnElement[bool], action: str, now: datetime
+) -> list[uuid.UUID]:
     query = (
         sa.select(RequestPackage, RightsRequest)
         .join(RightsRequest, RightsRequest.id == RequestPackage.request_id)
@@ -73,7 +75,7 @@ async def _end(session: AsyncSession, which: sa.ColumnElement[bool], action: str
         )
         record(session, event, now=now)
     await session.flush()
-    return len(rows)
+    return [package.id for package, _ in rows]
 
 
 async def expire(services: Services) -> int:
@@ -87,11 +89,31 @@ async def expire(services: Services) -> int:
     async with services.database.transaction() as session:
         ended = await _end(session, over, "package.expired", now)
     await delete_dead(services)
-    return ended
+    return len(ended)
 
 
-async def delete_dead(services: Services) -> int:
+async def count_left(services: Services, package_ids: Sequence[uuid.UUID]) -> int:
+    """How many versions of packages that ended the store still has.
+
+    Raises:
+        storage.errors.StorageError: the store is away.
+    """
+    async with services.database.snapshot() as session:
+        query = sa.select(RequestPackage.key).where(
+            RequestPackage.id.in_(package_ids), RequestPackage.key.is_not(None)
+        )
+        keys = list(await session.scalars(query))
+    left = 0
+    for key in keys:
+        left += len([version async for version in services.store.versions(str(key)) if version.key == key])
+    return left
+
+
+async def delete_dead(services: Services, again: Sequence[uuid.UUID] = ()) -> int:
     """Delete every version of packages whose keys are gone; the store is asked again whether any is left.
+
+    Args:
+        again: packages to delete although they were deleted before: something of them turned up.
 
     Returns:
         How many were deleted.
@@ -103,7 +125,7 @@ async def delete_dead(services: Services) -> int:
         query = sa.select(RequestPackage.id, RequestPackage.key).where(
             RequestPackage.wrapped_key.is_(None),
             RequestPackage.key.is_not(None),
-            RequestPackage.deleted_at.is_(None),
+            sa.or_(RequestPackage.deleted_at.is_(None), RequestPackage.id.in_(again)),
         )
         dead = (await session.execute(query.order_by(RequestPackage.id))).all()
     for package_id, key in dead:

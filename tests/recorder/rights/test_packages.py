@@ -22,6 +22,7 @@ from recorder.catalogue.enums import DataSource, JobState, LawfulBasis, PackageS
 from recorder.catalogue.sealed_fields import CUSTOMER_BATCH
 from recorder.catalogue.subjects import seal_json
 from recorder.catalogue.tables import (
+    Certificate,
     Customer,
     CustomerBatch,
     Job,
@@ -286,6 +287,36 @@ async def test_erasure_takes_the_copies_with_it(desk: Desk, world: World, what: 
     async with services.database.snapshot() as session:
         request = (await session.scalars(sa.select(RightsRequest))).one()
         assert (await session.get_one(Subject, request.subject_id)).rekey_needed
+        certificate = (await session.scalars(sa.select(Certificate))).one()
+    assert certificate.document["copies"] == {"packages": [str(row.id)], "uploads": 0, "spooled": 0}
+
+
+async def test_a_package_that_turns_up_again_sends_its_erasure_back(
+    desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, original = world.services, shredding.delete_dead
+    recording_id = await call(world, customer_id := await world.customer(), await make_audio(1))
+    granted = await desk.grant("access", customer_id)
+    await made(desk, granted["id"])
+    key = (await package(world)).key
+    assert key is not None
+    rounds = 0
+
+    async def once() -> AsyncIterator[bytes]:
+        yield b"an old copy"
+
+    async def deletes(*arguments: Any) -> int:
+        nonlocal rounds
+        rounds += 1
+        count = await original(*arguments)
+        if rounds == 1:
+            await services.store.put(key, once(), size=11)
+        return count
+
+    monkeypatch.setattr(shredding, "delete_dead", deletes)
+    await erasures.erase_recording(services, recording_id, requested_by="os:test", now=world.now)
+    assert rounds == 2
+    assert key not in {stat.key async for stat in services.store.list("o/")}
 
 
 async def test_a_recording_erased_while_the_package_is_made_is_not_in_it(
