@@ -20,7 +20,7 @@ from recorder.commands.context import (
     show_table,
 )
 from recorder.commands.failures import Refused, Usage
-from recorder.commands.requests import customer_of, read_words
+from recorder.commands.personal import customer_of, read_words
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from recorder.catalogue.enums import IdentityMethod, IdentityOutcome, RequestChannel, RequestStage
+from recorder.commands import personal
 from recorder.commands.context import (
     confirm,
     controller_option,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from recorder.services import Services
 
 T = TypeVar("T")
-_LIMIT = 64 * 1024
 _OUTCOMES = {"granted": "granted", "refused": "refused", "no-data": "no_data"}
 
 
@@ -150,7 +148,7 @@ def new(
     """File a request; its clock runs from receipt. Prints its id and the last day for the answer."""
     from datetime import datetime
 
-    person = _person() if person_stdin else _prompted()
+    person = personal.person() if person_stdin else personal.prompted()
     number = person.pop("customer", "")
     try:
         filed_at = None if received is None else datetime.fromisoformat(received)
@@ -173,7 +171,7 @@ def new(
                 kind=RequestKind(kind),
                 channel=RequestChannel(channel),
                 filed_at=filed_at,
-                customer_id=await customer_of(services, owner.id, number) if number else None,
+                customer_id=await personal.customer_of(services, owner.id, number) if number else None,
                 recording_ids=named,
                 purposes=tuple(Purpose(value) for value in purposes),
                 language=language,
@@ -190,13 +188,13 @@ def new(
 @click.argument("identifier", metavar="ID")
 def customer(identifier: str) -> None:
     """Say whose request it is: the customer's number is read from stdin, or asked for."""
-    rights_id, number = parse_id(identifier, "the request"), _secretly("Customer number")
+    rights_id, number = parse_id(identifier, "the request"), personal.secretly("Customer number")
 
     async def work(services: Services) -> RequestView:
         from recorder.rights import register
 
         view = await register.get(services, principal(), rights_id, request_id=_tie())
-        customer_id = await customer_of(services, view.row.controller_id, number)
+        customer_id = await personal.customer_of(services, view.row.controller_id, number)
         return await register.match(services, principal(), rights_id, customer_id, request_id=_tie())
 
     _told(_opened(work))
@@ -331,73 +329,12 @@ def reply(identifier: str, language: str | None, sent: bool) -> None:
     click.echo(_opened(work), nl=False)
 
 
-async def customer_of(services: Services, controller_id: uuid.UUID, number: str) -> uuid.UUID:
-    """The customer with a number.
-
-    Raises:
-        Usage: nobody living has it.
-    """
-    from recorder.customers.records import CustomerQuery, search
-
-    if not 1 <= len(number) <= 64:
-        raise Usage("a customer's number has 1 to 64 characters")
-    found = await search(
-        services, controller_id, CustomerQuery(number=number), actor=principal().actor, request_id=_tie()
-    )
-    if not found:
-        raise Usage("no living customer has this number")
-    return found[0].id
-
-
-def read_words(allowed: frozenset[str]) -> dict[str, Any]:
-    """A JSON object of what is personal, from stdin.
-
-    Raises:
-        Usage: it is none, or names something else.
-    """
-    text = sys.stdin.read(_LIMIT + 1)
-    try:
-        found = json.loads(text) if len(text) <= _LIMIT else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not found.keys() <= allowed:
-        raise Usage(f"stdin: a JSON object of at most 64 KiB with {', '.join(sorted(allowed))}")
-    return found
-
-
 def _opened(work: Callable[[Services], Awaitable[T]]) -> T:
     async def inside() -> T:
         async with opened() as services:
             return await work(services)
 
     return run(inside())
-
-
-def _person() -> dict[str, str]:
-    limits = {"customer": 64, "name": 200, "contact": 500, "message": 8000}
-    found = read_words(frozenset(limits))
-    for name, value in found.items():
-        if not isinstance(value, str) or len(value) > limits[name] or "\x00" in value:
-            raise Usage(f"stdin: {name} is a text of at most {limits[name]} characters")
-    return {name: value for name, value in found.items() if value}
-
-
-def _prompted() -> dict[str, str]:
-    if not sys.stdin.isatty():
-        return {}
-    asked = {
-        name: click.prompt(
-            f"{name.capitalize()}, empty where not known", default="", show_default=False, err=True
-        )
-        for name in ("customer", "name", "contact", "message")
-    }
-    return {name: value for name, value in asked.items() if value}
-
-
-def _secretly(what: str) -> str:
-    if sys.stdin.isatty():
-        return str(click.prompt(what, err=True)).strip()
-    return sys.stdin.readline().strip()
 
 
 def _left_out(value: str) -> tuple[uuid.UUID, RefusalGround]:
