@@ -116,6 +116,8 @@ async def redact(
         object_id=str(recording_id),
         request_id=request_id,
     )
+    if reason != CARD_SECURITY:
+        await _raise_copy(services, recording_id)
     async with services.database.transaction() as session:
         stale = await _declare(
             session,
@@ -152,8 +154,7 @@ async def _declare(
     card = span["reason"] == CARD_SECURITY
     objects = await living_objects(session, recording_id)
     if not card and ObjectRole.ORIGINAL not in objects:
-        # Only a converted copy is left, and its overlays are part of it already.
-        raise Conflict("the original is gone; only a card security code can be muted", kind="original-gone")
+        raise Conflict("the recording's audio is being replaced; ask again", kind="original-gone")
     recording.muted = [*recording.muted, span]
     if card:
         recording.card_data_removed = False
@@ -198,6 +199,71 @@ async def _declare(
     await session.flush()
     await reevaluate(session, services, [recording_id], now)
     return stale
+
+
+async def _raise_copy(services: Services, recording_id: uuid.UUID) -> None:
+    """Where only a silenced rendition outlived the original, seal it anew as what overlays are made from.
+
+    What an object is to its recording is bound into its bytes, so it cannot merely be called something else.
+    """
+    async with services.database.snapshot() as session:
+        objects = await living_objects(session, recording_id)
+    found = objects.get(ObjectRole.REDACTED)
+    if ObjectRole.ORIGINAL in objects or found is None:
+        return
+    source = stored_object(*found)
+    async with services.vault.read(source) as pieces:
+        written = await services.vault.write(_plain(pieces), role=ObjectRole.ORIGINAL.value, size=source.size)
+    try:
+        async with services.database.transaction() as session:
+            kept = await _enter_copy(session, services, recording_id, source, written)
+    except (Erased, NotFound):
+        with contextlib.suppress(StorageError):
+            await services.vault.destroy(written.key)
+        raise
+    # After any other error the commit is in doubt: the object stays for the reconciler to judge.
+    if not kept:
+        with contextlib.suppress(StorageError):
+            await services.vault.destroy(written.key)
+
+
+async def _enter_copy(
+    session: AsyncSession,
+    services: Services,
+    recording_id: uuid.UUID,
+    source: StoredObject,
+    written: WrittenObject,
+) -> bool:
+    """Returns whether it is the recording's audio now; not where another one was quicker."""
+    recording = await session.get(Recording, recording_id, with_for_update=True, populate_existing=True)
+    if recording is None:
+        raise NotFound("no such recording")
+    _refuse_gone(recording)
+    objects = await living_objects(session, recording_id)
+    found = objects.get(ObjectRole.REDACTED)
+    if ObjectRole.ORIGINAL in objects or found is None or found[0].id != source.object_id:
+        return False
+    media = Media("ogg", "opus", channels=recording.media.get("channels")).document()
+    row = await add_object(
+        session,
+        services,
+        recording,
+        written,
+        role=ObjectRole.ORIGINAL,
+        content_type=content_type_of(media),
+        now=services.clock.now(),
+    )
+    recording.sha256, recording.size, recording.media = row.sha256, row.size, media
+    event = AuditEvent(
+        action="recording.muted_copy",
+        actor=ACTOR,
+        object_type="recording",
+        object_id=str(recording.id),
+        controller_id=recording.controller_id,
+        details={"object": str(row.id), "sha256": row.sha256.hex(), "size": row.size},
+    )
+    record(session, event, now=services.clock.now())
+    return True
 
 
 async def destroy_original(

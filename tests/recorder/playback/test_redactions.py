@@ -21,7 +21,7 @@ from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound,
 from recorder.playback.renditions import make_peaks, make_rendition
 from recorder.services import Services
 from storage.errors import StoreUnavailable
-from tests.recorder.playback.conftest import World, make_audio
+from tests.recorder.playback.conftest import World, decoded, make_audio
 from tests.recorder.playback.test_renditions import G722, content, loudness
 
 RATE, HEADER = 8000, 44
@@ -233,3 +233,31 @@ async def test_who_may_redact_and_where(world: World, privacy: Principal, qualit
         with pytest.raises(InvalidInput):
             await code(world, privacy, recording_id, start=start, end=end)
     assert (await _recording(world.services, recording_id)).muted == []
+
+
+@pytest.mark.parametrize("by", ["redaction", "sweep"])
+async def test_an_overlay_on_what_outlived_its_original(world: World, privacy: Principal, by: str) -> None:
+    services = world.services
+    span = {"from_ms": 1000, "to_ms": 2000, "reason": "card_security"}
+    recording_id = await world.recording(await make_audio(4), muted=[span] if by == "sweep" else None)
+    if by == "sweep":
+        await make_rendition(services, recording_id)
+        await decided(world, recording_id)
+        report = await sweep(services, world.controller.id, services.clock.now())
+        assert report.erased
+    else:
+        await code(world, privacy, recording_id)
+    services.clock.advance(timedelta(minutes=1))  # type: ignore[attr-defined]  # the tests' clock
+    done = await redact(services, privacy, recording_id, from_ms=2500, to_ms=3500, reason="third_party")
+    assert not done.destroyed
+    await make_rendition(services, recording_id)
+    muted = await decoded(await content(services, recording_id, ObjectRole.REDACTED))
+    heard = [(200, 800, True), (1200, 1800, False), (2100, 2400, True), (2700, 3300, False)]
+    for start, end, audible in heard:
+        assert (loudness(muted, 2, start, end) > 4000) is audible
+    # For legal ears the stretch is still there, the code is not.
+    kept = await decoded(await content(services, recording_id, ObjectRole.ORIGINAL))
+    assert loudness(kept, 2, 2700, 3300) > 4000
+    assert loudness(kept, 2, 1200, 1800) < 400
+    living = {row.role for row in await objects(services, recording_id) if row.wrapped_key is not None}
+    assert living == {ObjectRole.ORIGINAL, ObjectRole.REDACTED}
