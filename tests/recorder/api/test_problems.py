@@ -56,7 +56,7 @@ def test_types_are_stable_and_differ() -> None:
     types = [kind.type for kind in KINDS.values()]
     assert len(types) == len(set(types))
     assert {kind.status for kind in KINDS.values()} == {
-        *(400, 401, 403, 404, 409, 410, 413, 415, 416, 422, 429, 502, 503)
+        *(400, 401, 403, 404, 409, 410, 412, 413, 415, 416, 422, 423, 429, 460, 502, 503)
     }
 
 
