@@ -242,7 +242,10 @@ class Doctor:
             remedy = f"keep {settings.resolved_spool}, and restore the keyring's backup if keys are missing"
             return Finding("spool", False, f"{found}; {figures.damaged} cannot be read", remedy)
         room = settings.spool_max_bytes - figures.size
-        free = (await asyncio.to_thread(shutil.disk_usage, settings.resolved_spool)).free
+        above = settings.resolved_spool
+        while not await asyncio.to_thread(above.exists):
+            above = above.parent
+        free = (await asyncio.to_thread(shutil.disk_usage, above)).free
         found += f"; room for {min(room, free) / 1024**2:.1f} MiB"
         if min(room, free) < _MIN_SPOOL:
             return Finding("spool", False, found, "make room, or raise RECORDER_SPOOL_MAX_BYTES")

@@ -168,6 +168,9 @@ class Spool:
         self._time_ns = time_ns
         self._random = random
         self._items: dict[str, SpoolItem] = {}
+        self._by_id: dict[UUID, SpoolItem] = {}
+        self._by_bytes: dict[tuple[bytes, bytes], SpoolItem] = {}
+        self._stored = 0
         self._damaged: set[str] = set()
         self._in_hand: set[UUID] = set()
         self._writing = 0
@@ -184,8 +187,12 @@ class Spool:
         Raises:
             StoreUnavailable: the directory cannot be used.
         """
-        names, fresh, damaged = await _in_thread(self._scan, set(self._items))
-        self._items = {name: item for name, item in self._items.items() if name in names} | fresh
+        known = set(self._items)
+        names, fresh, damaged = await _in_thread(self._scan, known)
+        for name in known - names:  # what was added meanwhile was not listed, and is there
+            self._drop(name)
+        for item in fresh.values():
+            self._insert(item)
         self._damaged = {name for name in self._damaged | damaged if name in names}
         self._last = max([self._last, *(int(name.partition("-")[0]) for name in names)])
         self._loaded = True
@@ -200,14 +207,11 @@ class Spool:
 
     def find(self, identity: bytes, digest: bytes) -> SpoolItem | None:
         """A delivery of the same bytes under the same identity."""
-        return next(
-            (i for i in self._items.values() if (i.identity, i.digest) == (identity, digest)),
-            None,
-        )
+        return self._by_bytes.get((identity, digest))
 
     def get(self, item_id: UUID) -> SpoolItem | None:
         """The delivery of an id."""
-        return next((item for item in self._items.values() if item.id == item_id), None)
+        return self._by_id.get(item_id)
 
     def controllers(self) -> set[str]:
         """Whose deliveries lie in it."""
@@ -227,7 +231,7 @@ class Spool:
 
     def figures(self) -> SpoolFigures:
         """How full it is."""
-        stored = sum(item.stored for item in self._items.values()) + self._reserved
+        stored = self._stored + self._reserved
         count = len(self._items) + self._writing
         refused = self._refused_at is not None and self._time_ns() - self._refused_at < _REFUSED_FOR
         full = refused or stored >= self.max_bytes or count >= self.max_items
@@ -294,7 +298,7 @@ class Spool:
             finally:
                 await _in_thread(_end, self._folder, name, file, kept)
         item = _item(name, header, len(envelope))
-        self._items[name] = item
+        self._insert(item)
         self._refused_at = None
         return item
 
@@ -356,7 +360,7 @@ class Spool:
             StoreUnavailable: the directory cannot be written to.
         """
         await _in_thread(_remove, self._folder, item.name)
-        self._items.pop(item.name, None)
+        self._drop(item.name)
         self._damaged.discard(item.name)
         self._refused_at = None
 
@@ -374,6 +378,22 @@ class Spool:
             os.close(lock)
 
     # How
+
+    def _insert(self, item: SpoolItem) -> None:
+        if item.name not in self._items:
+            self._items[item.name] = item
+            self._by_id[item.id] = item
+            self._by_bytes.setdefault((item.identity, item.digest), item)
+            self._stored += item.stored
+
+    def _drop(self, name: str) -> None:
+        item = self._items.pop(name, None)
+        if item is None:
+            return
+        self._stored -= item.stored
+        self._by_id.pop(item.id, None)
+        if self._by_bytes.get((item.identity, item.digest)) is item:
+            del self._by_bytes[item.identity, item.digest]
 
     def _unlock(self, item: SpoolItem, raw: bytes) -> tuple[bytes, bytes, bytes]:
         header, sealed = _split(raw)
@@ -427,12 +447,13 @@ class Spool:
         Raises:
             SpoolFull: they are over the quota.
         """
-        if sum(item.stored for item in self._items.values()) + self._reserved + more > self.max_bytes:
+        if self._stored + self._reserved + more > self.max_bytes:
             raise SpoolFull("the spool is full: its quota is used up")
         self._reserved += more
 
     def _scan(self, known: set[str]) -> tuple[set[str], dict[str, SpoolItem], set[str]]:
-        _make_folder(self._folder)
+        if not self._folder.is_dir():
+            return set(), {}, set()  # nothing is made by looking
         with os.scandir(self._folder) as entries:
             names = {e.name.removesuffix(_ENVELOPE) for e in entries if e.name.endswith(_ENVELOPE)}
         fresh: dict[str, SpoolItem] = {}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,6 @@ from recorder.services import Services
 from storage.errors import (
     KeyDestroyed,
     ObjectMissing,
-    StorageError,
     StoreRefused,
     StoreUnavailable,
     TamperedObject,
@@ -36,6 +36,8 @@ IDLE: Final = 30.0
 """Seconds after which an empty spool is looked at again, for what another process left in it."""
 REFRESH: Final = 30.0
 """Seconds between two copies of tokens and sources; what is revoked is revoked offline after as long."""
+ATTEMPTS: Final = 5
+"""Times that one delivery may fail for a reason of its own before it is left to a person."""
 _AWAY: Final = (Unavailable, StoreUnavailable, StoreRefused)
 _DAMAGED: Final = (TamperedObject, KeyDestroyed)
 
@@ -52,6 +54,7 @@ class Drainer:
         self._spool = spool
         self._intake = Intake(services)
         self._state_id: uuid.UUID | None = None
+        self._failures: Counter[uuid.UUID] = Counter()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -131,11 +134,14 @@ class Drainer:
             except _DAMAGED:
                 log.exception("a spooled delivery cannot be opened", extra=extra)
                 self._spool.mark_damaged(item)
-            except (RecorderError, StorageError, ValueError, KeyError):
-                # It stays where it is and is tried again when the service starts; the others go on.
+            except Exception:
+                # A defect of this one, or of ours: the others go on, and it is tried again a few times.
                 log.exception("a spooled delivery cannot be drained", extra=extra)
-                self._spool.mark_damaged(item)
+                self._failures[item.id] += 1
+                if self._failures[item.id] >= ATTEMPTS:
+                    self._spool.mark_damaged(item)
             else:
+                self._failures.pop(item.id, None)
                 log.info("drained", extra={**extra, "outcome": outcome})
             return True
 

@@ -407,9 +407,11 @@ def test_the_doctor_is_content_and_leaves_nothing(installed: Recorder) -> None:
     asyncio.run(_sequence(installed.data))
     before = {path for path in (installed.data / "objects").rglob("*") if path.is_file()}
     found = parts(installed, 0)
-    assert [one["ok"] for one in found.values()] == [True] * 9
+    assert [one["ok"] for one in found.values()] == [True] * 10
     assert {path for path in (installed.data / "objects").rglob("*") if path.is_file()} == before
     assert "verifies" in str(found["audit log"]["found"])
+    assert "0 deliveries wait" in str(found["spool"]["found"])
+    assert not (installed.data / "spool").exists()
     table = installed.run("doctor").output
     assert "object store" in table
     assert "RED" not in table
