@@ -54,12 +54,12 @@ _DONE: Final = {
     "sweeping": "The sweep goes on in the background.",
 }
 _LABELS: Final = {
-    "matter": "Matter",
     "count": "Recordings",
     "population": "Of all recordings",
     "erased_now": "Recordings due at once",
     "closed_now": "Windows closed at once",
     "against": "Compared with version",
+    "records_now": "Other records that go at once",
     "document_sha256": "SHA-256 of the document",
     "simulation": "Digest of the simulation",
     "role": "Role",
@@ -124,11 +124,6 @@ def _card(
     right = decide(principal, approvals.STEPS[view.action], controller_id=controller.id).allowed
     # Who let the brake go must not be who starts the sweep that it held: the service had asked, nobody else.
     second = view.action != released_sweep.BRAKE_ACTION or view.decided_by != principal.actor
-    details = {"target": view.target} | dict(view.details)
-    if view.action == "schedule_activate":
-        details["target"] = f"version {view.target.rpartition(':')[2]}"
-    elif view.action == "sweep_brake":
-        del details["target"]
     return {
         "id": view.id,
         "step": STEPS.get(view.action, view.action.replace("_", " ").capitalize()),
@@ -140,14 +135,33 @@ def _card(
         "until": exact(view.expires_at, zone),
         "decided_by": None if view.decided_by is None else names[view.decided_by],
         "decided": None if view.decided_at is None else exact(view.decided_at, zone),
-        "facts": [
-            (_LABELS.get(name, name.replace("_", " ").capitalize()), value) for name, value in details.items()
-        ],
-        "matter": view.details.get("matter") if view.action == "hold_release" else None,
+        "facts": _facts(view, principal),
         "button": _BUTTONS.get(view.action) if right and second else None,
         "other": view.action in _HERE and right and not second,
         "may_decide": may_decide,
     }
+
+
+def _facts(view: ApprovalView, principal: Principal) -> list[tuple[str, Any, str | None]]:
+    """What exactly is approved: label, value, and where it is shown in full; what weighs comes first."""
+    found: list[tuple[str, Any, str | None]] = []
+    if view.action == "schedule_activate":
+        version = view.target.rpartition(":")[2]
+        found.append(("Version", version, f"/app/schedules/{version}"))
+    elif view.action == "hold_release":
+        manages = decide(principal, Action.MANAGE_MATTERS, controller_id=view.controller_id).allowed
+        matter = view.details.get("matter")
+        found.append(("Matter", matter, f"/app/matters/{matter}" if manages else None))
+        found.append(("Hold", view.target, None))
+    elif view.action != released_sweep.BRAKE_ACTION:
+        found.append(("Target", view.target, None))
+    numbers = [name for name, value in view.details.items() if isinstance(value, int)]
+    found += [
+        (_LABELS.get(name, name.replace("_", " ").capitalize()), view.details[name], None)
+        for name in sorted(view.details, key=lambda name: name not in numbers)
+        if name != "matter"
+    ]
+    return found
 
 
 async def _name(services: Services, actor: str) -> str:

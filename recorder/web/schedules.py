@@ -199,7 +199,7 @@ def _plot(comparison: Comparison, theme: Theme) -> str:
     """Bars, before and after, as an address of its own: the page's rules allow no style inside it."""
     columns, series = [], {"in force": [0] * 8, "proposed": [0] * 8}
     for index, days in enumerate(comparison.due_new):
-        columns += [f"{_HORIZONS.get(days, days)}: in force", "proposed"]
+        columns += [_HORIZONS.get(days, f"In {days} days"), ""]
         series["in force"][2 * index] = comparison.due_old[days].count
         series["proposed"][2 * index + 1] = comparison.due_new[days].count
     width = len(columns)

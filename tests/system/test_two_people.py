@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from recorder.access.principals import Principal
 from recorder.app import open_services
 from recorder.catalogue.enums import Role
 from recorder.errors import Forbidden
+from recorder.jobs.reconcile import reconcile
+from tests.servers.postgres import PostgresServer
+from tests.servers.s3 import S3Server
 from tests.system.installation import (
     PASSWORD,
     Answer,
@@ -306,6 +311,43 @@ async def test_what_drifts_is_found_and_settled_by_a_person(
         settled = await oona.ask("POST", resolution, {"action": "recheck"})
         assert (settled.status, settled.problem) == (409, "finding-settled")
         assert (await own.run("scrub", "--share", "1")).returncode == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.s3
+async def test_a_foreign_version_in_the_bucket_is_found_and_deleted(
+    own_installation: Callable[..., Installation], s3_server: S3Server, postgres: PostgresServer
+) -> None:
+    own = own_installation(production, s3_server, postgres)
+    own.add_account("oona", "Oona", Role.OPERATOR)
+    own.start()
+    async with client(own) as api:
+        recording = await pushed(api, "overwritten")
+        oona = await sign_in(api, "oona")
+        bucket, store = own.settings["RECORDER_OBJECT_STORE"].removeprefix("s3://"), s3_server.client()
+
+        def versions() -> list[str]:
+            found = store.list_objects(bucket, recursive=True, include_version=True)
+            return [str(each.object_name) for each in found if each.size and each.size > 4000]
+
+        [key] = versions()
+        store.put_object(bucket, key, io.BytesIO(b"foreign " * 1000), 8000)
+        assert versions() == [key, key]
+        in_own_loop(_reconcile(own))
+        [finding] = (await oona.ask("GET", "/api/v1/findings")).json["items"]
+        assert (finding["kind"], finding["recording"]) == ("extra_version", recording)
+        stands = await oona.form(f"/app/findings/{finding['id']}", action="recheck")
+        assert stands.status == 409
+        repaired = await oona.form(f"/app/findings/{finding['id']}", action="repair")
+        assert repaired.headers["Location"] == "/app/findings?done=repair"
+        assert versions() == [key]
+        heard = await api.audio(recording)
+        assert (heard.status, heard.body) == (200, AUDIO)
+
+
+async def _reconcile(own: Installation) -> None:
+    async with open_services(own.open_settings()) as services:
+        await reconcile(services, services.clock.now() + timedelta(days=2))
 
 
 def _put_back(copy: Path, place: Path) -> None:

@@ -199,6 +199,17 @@ def a_request(demo: Demo) -> str:
     return str(made["id"])
 
 
+@pytest.fixture(scope="session")
+def answered(demo: Demo) -> str:
+    """A request for access that was granted, its copies ordered."""
+    asked = {"type": "access", "channel": "web", "customer": demo.customer("100206"), "language": "en"}
+    made = demo.post("privacy", "/api/v1/requests", asked)
+    path = f"/api/v1/requests/{made['id']}"
+    demo.post("privacy", f"{path}/identity", {"method": "mobile_id", "outcome": "confirmed"})
+    demo.post("privacy", f"{path}/decision", {"outcome": "granted"})
+    return str(made["id"])
+
+
 # The browser
 
 

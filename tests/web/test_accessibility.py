@@ -30,6 +30,7 @@ _PAGES = {
     "requests": ("privacy", "/app/requests"),
     "a request being filed": ("privacy", "/app/requests/new"),
     "a request": ("privacy", "/app/requests/{request}"),
+    "an answered request": ("privacy", "/app/requests/{answered}"),
     "matters": ("legal", "/app/matters"),
     "a matter": ("legal", "/app/matters/{matter}"),
     "approvals": ("auditor", "/app/approvals"),
@@ -56,7 +57,7 @@ async def check(visitor: Visitor, axe: str, where: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", list(_PAGES))
 async def test_a_page_keeps_the_rules_at_every_size(
-    visit: Visit, demo: Demo, erased: str, a_request: str, axe: str, name: str, scheme: str
+    visit: Visit, demo: Demo, erased: str, a_request: str, answered: str, axe: str, name: str, scheme: str
 ) -> None:
     role, path = _PAGES[name]
     path = path.format(
@@ -65,6 +66,7 @@ async def test_a_page_keeps_the_rules_at_every_size(
         restricted=next(c["id"] for c in demo.recordings() if c["restricted"]),
         erased=erased,
         request=a_request,
+        answered=answered,
         matter=demo.json("legal", "/api/v1/matters")["items"][0]["id"],
     )
     async with visit(role, color_scheme=scheme) as visitor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.web.conftest import Demo, Visit, Visitor
+from tests.web.test_accessibility import check
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400), pytest.mark.asyncio(loop_scope="session")]
 SCHEDULE = Path(__file__).parents[2] / "retention" / "schedules" / "default-fi.toml"
@@ -31,7 +32,7 @@ async def held(visitor: Visitor, reference: str, recording: str) -> None:
     assert "It is held" in await visitor.page.inner_text("[role=status]")
 
 
-async def test_a_hold_is_released_by_two_people(visit: Visit, demo: Demo) -> None:
+async def test_a_hold_is_released_by_two_people(visit: Visit, demo: Demo, axe: str) -> None:
     recording = demo.recordings(queue="orders")[0]["id"]
     async with visit("legal") as asker, visit("privacy") as second:
         asker.expected = second.expected = {403, 409}
@@ -46,7 +47,9 @@ async def test_a_hold_is_released_by_two_people(visit: Visit, demo: Demo) -> Non
         assert "Release a legal hold" in await own.inner_text()
         assert await own.get_by_role("button").count() == 0, "not by whoever asked"
 
+        await check(asker, axe, "approvals, one's own")
         await second.open("/app/approvals")
+        await check(second, axe, "approvals, to be decided")
         await submit(second, "Approve: Release a legal hold")
         assert "You approved it" in await second.page.inner_text("[role=status]")
 
@@ -94,7 +97,7 @@ async def test_the_form_of_whoever_asked_is_refused_too(visit: Visit, demo: Demo
     assert demo.json("legal", f"/api/v1/approvals/{waiting}")["state"] == "pending"
 
 
-async def test_a_schedule_is_tried_before_it_is_stored(visit: Visit) -> None:
+async def test_a_schedule_is_tried_before_it_is_stored(visit: Visit, axe: str) -> None:
     document = SCHEDULE.read_text("utf-8").replace('controller = "example"', 'controller = "fi-main"')
     document = re.sub(r'(?m)^controller = ".*"', 'controller = "fi-main"', document)
     document = re.sub(r"(?m)^version = \d+", "version = 2", document)
@@ -110,6 +113,7 @@ async def test_a_schedule_is_tried_before_it_is_stored(visit: Visit) -> None:
         await submit(visitor, "Simulate")
         result = await visitor.page.inner_text("[aria-labelledby=result]")
         assert "It shortens nothing" in result
+        await check(visitor, axe, "a schedule that was simulated")
         shown = "document.querySelector('.plot').complete && document.querySelector('.plot').naturalWidth"
         await visitor.until(shown)
         assert await visitor.page.locator("[aria-labelledby=versions] tbody tr").count() == 1
