@@ -100,11 +100,11 @@ async def run_agent(
                 systemd.tell(READY="1")
                 drained = await agent.run(once=once)
         finally:
-            systemd.tell(STOPPING="1")
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
             reporter.cancel()
             await asyncio.gather(reporter, return_exceptions=True)
+            systemd.tell(STOPPING="1")
         if once and agent.refused is not None:
             raise agent.refused
         if once and not drained and agent.progress.problem is not None:

@@ -327,6 +327,9 @@ class Service:
             return Busy("the service is at work on this delivery")
         if status in PASSING or status >= 500 or 300 <= status < 400:
             return self._away(status, headers, answer)
+        if status in {404, 405, 501} and not _kind(answer):
+            # Not this file's fault: another program answers at this address.
+            return Away(f"answered {status}: is this address a recorder?", None)
         problem = problem_of(status, answer)
         if status == 400:
             return Garbled(problem.message)

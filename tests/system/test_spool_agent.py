@@ -11,6 +11,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 from tests.servers import processes
 from tests.servers.processes import Daemon
 from tests.servers.prompts import Prompts
-from tests.system.installation import ROOT, Api, Installation, client
+from tests.system.installation import ROOT, Api, Installation, client, embedded
 
 
 class Spool:
@@ -422,3 +424,128 @@ async def test_a_file_that_is_replaced_while_it_is_pushed_is_pushed_again_of_its
     assert states[hashlib.sha256(two).digest()] == "conflict"
     assert spool.left == ["busy/replaced.wav"]
     assert (spool.directory / "busy/replaced.wav").read_bytes() == two
+
+
+async def test_an_erased_call_stays_here_until_told_otherwise(spool: Spool, prompts: Prompts) -> None:
+    audio = prompts.sample(1)["wav"][0].read_bytes()
+    spool.put("gone/erased-1.wav", audio)
+    assert (await asyncio.to_thread(spool.once)).returncode == 0
+    recording = spool.rows()[0]["recording_id"]
+    erased = await spool.service.run("erase", "--recording", recording, "--ground", "request", "--yes")
+    assert erased.returncode == 0, erased.stderr
+    spool.put("gone/erased-1.wav", audio)
+    done = await asyncio.to_thread(spool.once)
+    assert (done.returncode, spool.left) == (1, ["gone/erased-1.wav"]), done.stderr
+    assert spool.rows()[-1]["state"] == "erased"
+    config = spool.folder / "spool.toml"
+    config.write_text('on_erased = "delete"\n')
+    done = await asyncio.to_thread(spool.once, "--retry", "--config", str(config))
+    assert (done.returncode, spool.left) == (1, []), done.stderr
+
+
+async def test_what_is_kept_is_pushed_once_and_deleted_when_that_is_wanted(
+    spool: Spool, prompts: Prompts
+) -> None:
+    spool.put("kept/kept-1.gsm", prompts.sample(1)["gsm"][0].read_bytes())
+    for _ in range(2):
+        assert (await asyncio.to_thread(spool.once, "--keep")).returncode == 0
+        assert spool.left == ["kept/kept-1.gsm"]
+        assert len(spool.rows()) == 1
+    assert (await asyncio.to_thread(spool.once)).returncode == 0
+    assert spool.left == []
+    assert len({row["recording_id"] for row in spool.rows()}) == 1
+
+
+def fewer(spool: Spool, before: int) -> bool:
+    return len(spool.left) < max(before, 1)
+
+
+@pytest.mark.slow
+async def test_a_service_that_is_killed_again_and_again_gets_every_file_in_the_end(
+    own_installation: Callable[..., Installation], tmp_path: Path, prompts: Prompts
+) -> None:
+    service = own_installation(embedded)
+    service.start()
+    spool = Spool(service, tmp_path / "spool")
+    made = make_calls(spool, prompts, 16, "service")
+    config = tmp_path / "spool.toml"
+    config.write_text("chunk = 65536\n[backoff]\nbase = 0.1\nlongest = 1.0\n")
+    agent = spool.daemon("--settle", "0", "--bandwidth", "400k", "--config", str(config))
+    agent.start()
+    try:
+        for _ in range(4):
+            before = len(spool.left)
+            await asyncio.to_thread(processes.wait_until, partial(fewer, spool, before), "stuck")
+            await asyncio.to_thread(service.kill)
+            await asyncio.to_thread(service.start)
+        await asyncio.to_thread(processes.wait_until, lambda: spool.left == [], "not all were pushed", 120.0)
+        await asyncio.to_thread(
+            processes.wait_until, lambda: all(r["state"] == "done" for r in spool.rows()), "not all done"
+        )
+    finally:
+        agent.kill()
+    async with client(service) as api:
+        await check_service(api, spool, made)
+
+
+async def test_whole_pushes_for_a_service_without_uploads_and_for_metadata_too_long_for_a_header(
+    spool: Spool, prompts: Prompts
+) -> None:
+    first, second = (path.read_bytes() for path in prompts.sample(2)["g722"])
+    spool.put("whole/whole-1.g722", first)
+    config = spool.folder / "spool.toml"
+    config.write_text('transport = "multipart"\n')
+    done = await asyncio.to_thread(spool.once, "--config", str(config))
+    assert (done.returncode, spool.left) == (0, []), done.stderr
+    spool.put("whole/long-1.g722", second)
+    spool.put("whole/long-1.json", json.dumps({"extra": {"note": "ä" * 20_000}}).encode())
+    done = await asyncio.to_thread(spool.once)
+    assert (done.returncode, spool.left) == (0, []), done.stderr
+    async with client(spool.service) as api:
+        await check_service(api, spool, {"whole/whole-1.g722": first, "whole/long-1.g722": second})
+
+
+def test_a_terminal_sees_a_table_and_a_log_sees_lines(spool: Spool, prompts: Prompts) -> None:
+    import pty
+
+    spool.put("shown/a.wav", prompts.sample(1)["wav"][0].read_bytes())
+    ours, theirs = pty.openpty()
+    agent = subprocess.Popen(
+        spool.command("--once", "--settle", "0"), env=spool.environment | {"TERM": "xterm"}, cwd="/",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:  # the terminal is closed: the agent has ended
+        pass
+    finally:
+        os.close(ours)
+        out, _ = agent.communicate(timeout=60)
+    assert agent.returncode == 0
+    assert out == b"1 done\n"
+    assert b"waiting" in shown
+
+
+_PEAK = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
+    " print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(spool: Spool, prompts: Prompts) -> None:
+    peaks = []
+    for n, size in enumerate((1_000_000, 150_000_000)):
+        audio = prompts.sample(1)["gsm"][0].read_bytes()
+        spool.put(f"big/big-{n}.gsm", audio * (size // len(audio)))
+        # A small process between: a child's peak counts what its parent had when it was forked.
+        done = subprocess.run(
+            [sys.executable, "-c", _PEAK, *spool.command("--once", "--settle", "0")],
+            env=spool.environment, cwd="/", capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert spool.left == []
+    assert peaks[1] < peaks[0] + 32, peaks  # MiB

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from recorder.errors import Conflict, Unavailable
 from recorder.spooling.config import SpoolConfig, load_config
@@ -119,3 +122,39 @@ async def test_the_kernel_tells_of_new_files_in_new_folders(tmp_path: Path, manu
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await asyncio.to_thread(journal.close)
+
+
+async def test_systemd_is_told_of_the_start_and_the_end(tmp_path: Path, manual_time: ManualTime) -> None:
+    (tmp_path / "monitor").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "4000000"}
+        settings = config(tmp_path / "monitor")
+        summary = await run_agent(settings, "rec_x", environment, once=True, clock=manual_time)
+        assert summary.counts == {}
+        manager.setblocking(False)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(1000))
+    assert told[-1] == b"STOPPING=1"
+    assert b"READY=1" in told
+    assert b"WATCHDOG=1" in told
+
+
+async def test_an_address_that_is_no_recorder_holds_everything_and_blames_no_file(
+    tmp_path: Path, manual_time: ManualTime
+) -> None:
+    (tmp_path / "call.wav").write_bytes(b"speech")
+    runner = web.AppRunner(web.Application())  # a web server that knows none of our routes
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        settings = load_config(None, {"directory": tmp_path, "server": server})
+        with pytest.raises(Unavailable, match="service-away"):
+            await run_agent(settings, "rec_x", {}, once=True, clock=manual_time)
+    finally:
+        await runner.cleanup()
+    found = await asyncio.to_thread(look, tmp_path)
+    assert (found["refused"], found["waiting"]["files"]) == ([], 1)
