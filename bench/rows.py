@@ -33,22 +33,68 @@ SELECT {id_r}, :controller, :source, {identity}, {started}, :now FROM {numbers_r
 _RECORDINGS = """
 INSERT INTO recordings (id, controller_id, source_id, call_id, identity, subject_id, customer_id, state,
     reasons, held, restricted, started_at, ended_at, received_at, duration_ms, direction, queue, agents, tags,
-    service_events, lawful_basis, muted, channels, media, sha256, size, card_data_removed)
+    service_events, lawful_basis, muted, channels, media, sha256, size, sealed, card_data_removed)
 SELECT {id_r}, :controller, :source, {id_r}, {identity}, {id_sr}, {id_cr}, 'stored', '[]',
     {false}, {false}, {started}, NULL, :now, 5000 + (i * 7919) % 600000,
     CASE WHEN i % 10 < 7 THEN 'inbound' ELSE 'outbound' END,
     CASE WHEN i % 4 = 0 THEN 'sales' WHEN i % 4 = 1 THEN 'support' WHEN i % 4 = 2 THEN 'claims' END,
     '["a7"]', CASE WHEN i % 50 = 0 THEN {vip} ELSE {none} END,
     CASE WHEN i % 25 = 0 THEN {payment} ELSE {none} END,
-    'customer_relationship', '[]', '[]', {media}, {identity}, 16 * (5000 + (i * 7919) % 600000), {false}
+    'customer_relationship', '[]', '[]', {media}, {identity}, 16 * (5000 + (i * 7919) % 600000),
+    {sealed}, {false}
 FROM {numbers_r}
 """
+_LINKS = """
+INSERT INTO recording_links (recording_id, customer_id, role, matched_by, created_at)
+SELECT {id_r}, {id_cr}, 'principal', 'number', :now FROM {numbers_r}
+"""
+_AGENTS = """
+INSERT INTO recording_agents (recording_id, agent, controller_id)
+SELECT {id_r}, 'a7', :controller FROM {numbers_r}
+"""
+_TAGS = (
+    "INSERT INTO recording_tags (recording_id, tag) SELECT {id_r}, 'vip' FROM {numbers_r} WHERE i % 50 = 0"
+)
+_OBJECTS = """
+INSERT INTO objects (id, recording_id, role, key, version_id, subject_id, wrapped_key, size, sealed_size,
+    sha256, content_type, held_in_store, header, created_at)
+SELECT {id_o}, {id_r}, 'original', CAST({id_o} AS TEXT), NULL, {id_sr}, {key},
+    16 * (5000 + (i * 7919) % 600000), 16 * (5000 + (i * 7919) % 600000) + 4096,
+    {identity}, 'audio/wav', {false}, {header}, :now
+FROM {numbers_r}
+"""
+# What happens around recordings: objections of every fiftieth customer, a hold on one call in a hundred.
+_CHOICES = """
+INSERT INTO choices (id, customer_id, kind, purposes, effective_at, source, recorded_at, actor)
+SELECT {id_ch}, {id_c}, 'objection', '[]', :now, 'call', :now, 'os\\:bench' FROM {numbers_c} WHERE i % 50 = 0
+"""
+_MATTERS = """
+INSERT INTO matters (id, controller_id, reference, ground, review_on, opened_at)
+SELECT {id_m}, :controller, 'bench', 'legal_claims', :now, :now FROM {numbers_c} WHERE i = 1
+"""
+_HOLDS = """
+INSERT INTO holds (id, matter_id, controller_id, query, placed_at, placed_by)
+SELECT {id_m}, {id_m}, :controller, {query}, :now, 'os\\:bench' FROM {numbers_c} WHERE i = 1
+"""
+_ALL = (
+    _SUBJECTS,
+    _CUSTOMERS,
+    _CALLS,
+    _RECORDINGS,
+    _LINKS,
+    _AGENTS,
+    _TAGS,
+    _OBJECTS,
+    _CHOICES,
+    _MATTERS,
+    _HOLDS,
+)
 
 
 async def fill(
     database: Database, controller_id: uuid.UUID, source_id: uuid.UUID, count: int, now: datetime
 ) -> None:
-    """Make so many recordings of a fifth as many customers, over nine years, ."""
+    """Make so many recordings of a fifth as many customers, over nine years, as the service writes them."""
     forms = _sqlite(count) if database.sqlite else _postgres(count)
     first = now - timedelta(days=365 * YEARS)
     values = {
@@ -58,7 +104,7 @@ async def fill(
         "first": int(first.timestamp()),
         "span": 365 * YEARS * _DAY,
     }
-    statements = [text.format(**forms) for text in (_SUBJECTS, _CUSTOMERS, _CALLS, _RECORDINGS)]
+    statements = [text.format(**forms) for text in _ALL]
     if database.sqlite:
         await asyncio.to_thread(_fill_file, str(database.url.database), statements, values)
         return
@@ -106,6 +152,13 @@ def _sqlite(count: int) -> dict[str, str]:
         "id_r": ident("i", 3),
         "id_sr": ident(owner, 1),
         "id_cr": ident(owner, 2),
+        "id_o": ident("i", 5),
+        "id_ch": ident("i", 6),
+        "id_m": ident("i", 7),
+        "key": "zeroblob(60)",
+        "header": "zeroblob(40)",
+        "sealed": "zeroblob(250)",
+        "query": """'{"tag": ["vip"], "queue": ["claims"]}'""".replace(":", r"\:"),
         "identity": f"CAST({ident('i', 4)} AS BLOB)",
         "contact": moment("(i * 31)"),
         "started": moment("i"),
@@ -142,6 +195,13 @@ def _postgres(count: int) -> dict[str, str]:
         "id_r": key("i", 3),
         "id_sr": key(owner, 1),
         "id_cr": key(owner, 2),
+        "id_o": key("i", 5),
+        "id_ch": key("i", 6),
+        "id_m": key("i", 7),
+        "key": "decode(repeat('00', 60), 'hex')",
+        "header": "decode(repeat('00', 40), 'hex')",
+        "sealed": "decode(repeat('00', 250), 'hex')",
+        "query": r"""CAST('{"tag"\: ["vip"], "queue"\: ["claims"]}' AS json)""",
         "identity": f"convert_to({ident('i', 4)}, 'UTF8')",
         "contact": moment("(i * 31)"),
         "started": moment("i"),
