@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tusclient.client import TusClient
-from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 from tusclient.uploader.uploader import Uploader
 
 from recorder.ingest import receipts
 from tests.servers import node
-from tests.system.installation import Api, Installation, call_of, client, embedded, tone
+from tests.system.installation import Api, Installation, call_of, client, embedded, production, tone
 
 UPLOADS = Path(__file__).parent / "uploads"
 
@@ -136,9 +134,8 @@ def receipts_key(jwk: dict[str, Any]) -> Any:
 def tuspy(endpoint: str, token: str, audio: bytes, metadata: dict[str, str], **options: Any) -> str:
     """Upload with tuspy; the receipt."""
     tus = TusClient(endpoint, headers={"Authorization": f"Bearer {token}"})
-    uploader: Uploader = tus.uploader(
-        file_stream=io.BytesIO(audio), metadata=metadata, retries=200, retry_delay=0.05, **options
-    )
+    given = {"retries": 200, "retry_delay": 0.05, **options}
+    uploader: Uploader = tus.uploader(file_stream=io.BytesIO(audio), metadata=metadata, **given)
     uploader.upload()
     return receipt_of(uploader) or ""
 
@@ -217,26 +214,44 @@ async def test_tus_js_client_over_a_line_that_breaks(
     await proved(api, said["receipt"], audio)
 
 
+@pytest.mark.parametrize(
+    "kind", ["embedded", pytest.param("production", marks=[pytest.mark.postgres, pytest.mark.s3])]
+)
 async def test_uploads_go_on_after_the_service_is_killed(
-    own_installation: Callable[[Callable[..., Installation]], Installation], audio: bytes
+    own_installation: Callable[..., Installation],
+    audio: bytes,
+    kind: str,
+    request: pytest.FixtureRequest,
 ) -> None:
-    installation = own_installation(embedded)
+    if kind == "embedded":
+        installation = own_installation(embedded)
+    else:
+        servers = (request.getfixturevalue("s3_server"), request.getfixturevalue("postgres"))
+        installation = own_installation(production, *servers)
     installation.start()
     draw = random.Random(21)
     async with (
         client(installation) as api,
         line(installation.port, 21, most=0) as (passing, endpoint),
     ):
-        passing.alarm = draw.randint(100_000, 2_000_000)
+        passing.alarm = draw.randint(100_000, 900_000)
         pushing = asyncio.create_task(
-            asyncio.to_thread(resumed, endpoint, installation.tokens["telephony"], audio, "killed")
+            asyncio.to_thread(
+                tuspy,
+                endpoint,
+                installation.tokens["telephony"],
+                audio,
+                {"external_id": "killed"},
+                chunk_size=100_000,
+                retry_delay=0.3,
+            )
         )
         for _ in range(3):
             await passing.at.wait()
             await asyncio.to_thread(installation.kill)
             await asyncio.to_thread(installation.start)
             passing.at.clear()
-            passing.alarm = passing.passed + draw.randint(100_000, 900_000)
+            passing.alarm = passing.passed + draw.randint(100_000, 700_000)
         receipt = await pushing
         recording = await proved(api, receipt, audio)
         listed = await api.get("/api/v1/recordings", "legal")
@@ -244,22 +259,3 @@ async def test_uploads_go_on_after_the_service_is_killed(
     installation.stop()
     done = await installation.run("audit", "verify")
     assert done.returncode == 0, done.stderr
-
-
-def resumed(endpoint: str, token: str, audio: bytes, name: str) -> str:
-    """Upload in chunks; when the service is away, ask again where to go on."""
-    tus = TusClient(endpoint, headers={"Authorization": f"Bearer {token}"})
-    uploader: Uploader = tus.uploader(
-        file_stream=io.BytesIO(audio), metadata={"external_id": name}, chunk_size=100_000
-    )
-    while uploader.offset < len(audio):
-        try:
-            uploader.upload_chunk()  # type: ignore[no-untyped-call]  # the library's
-        except (TusUploadFailed, TusCommunicationError):
-            with contextlib.suppress(TusCommunicationError):
-                uploader.offset = uploader.get_offset()
-    if (receipt := receipt_of(uploader)) is not None:
-        return receipt
-    headers = {"Authorization": f"Bearer {token}", "Tus-Resumable": "1.0.0"}
-    again = requests.head(str(uploader.url), headers=headers, timeout=60)
-    return str(again.headers["Upload-Receipt"])
