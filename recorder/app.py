@@ -52,7 +52,7 @@ from recorder.registers.regions import check_regions
 from recorder.services import Services
 from recorder.settings import Settings
 from recorder.web import pages
-from storage.errors import KeyringError, Misuse
+from storage.errors import KeyringError, Misuse, StoreUnavailable
 from storage.keyrings.file import FileKeyring
 from storage.keys import Keyring
 from storage.spool import Spool
@@ -177,7 +177,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
 async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
     """A running service: on leaving, readiness fails first, then streams drain, then everything closes."""
     async with open_services(settings) as services:
-        await check_startup(services)
+        await check_startup(services, spool=not settings.embedded)
         app = build_app(services)
         runner = web.AppRunner(
             app,
@@ -227,8 +227,11 @@ async def work(settings: Settings) -> None:
             await stop.wait()
 
 
-async def check_startup(services: Services) -> None:
+async def check_startup(services: Services, *, spool: bool = False) -> None:
     """Refuse to start on a database that this program does not fit, or that is older than its log's copies.
+
+    Args:
+        spool: start without the store, which holds those copies, and do nothing but spool until it is back.
 
     Raises:
         ConfigurationError: store or keys are where personal data may not be.
@@ -240,7 +243,14 @@ async def check_startup(services: Services) -> None:
     revision, head = await migrate.current(services.database)
     if revision != head:
         raise Unavailable("the database's schema is another one: run recorder migrate", dependency="database")
-    await refuse_if_rolled_back(services)
+    try:
+        await refuse_if_rolled_back(services)
+    except StoreUnavailable:
+        if not spool or services.spool is None:
+            raise
+        log.warning("the object store is away: nothing but pushes is taken, and those are spooled")
+        services.uploads.unproven = True
+        services.uploads.suspect_store()
 
 
 def stop_signal() -> asyncio.Event:

@@ -19,6 +19,8 @@ class Uploads:
         settling_early: those that hold a transaction while their store finishes.
         store_suspect: the store failed a moment ago, and nothing has shown since that it is back.
         spooled: set when something was spooled or the store became suspect; for the drainer.
+        unproven: the store was away when the service started, so it is not known yet whether the database is
+            an old one. Nothing but pushes into the spool is answered meanwhile.
     """
 
     def __init__(self) -> None:
@@ -27,6 +29,7 @@ class Uploads:
         self.settling_early = 0
         self.store_suspect = False
         self.spooled = asyncio.Event()
+        self.unproven = False
 
     @property
     def running(self) -> int:

@@ -101,6 +101,11 @@ def _refuse_when_stopping(request: web.Request) -> None:
     draining = request.app.get(DRAINING)
     if draining is not None and draining.on and route_name(request) not in HEALTH:
         raise Unavailable("the service is stopping; another one will answer", dependency="service")
+    if request.app[SERVICES].uploads.unproven:
+        name = route_name(request)
+        pushes = name.startswith(SENDERS) or (request.method, name) == ("POST", "/api/v1/recordings")
+        if not pushes and name not in HEALTH:
+            raise Unavailable("the service waits for its object store", dependency="store")
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -76,7 +76,7 @@ class Readiness(BaseModel):
     """Whether a push would be accepted durably now."""
 
     ready: bool
-    parts: dict[str, str] = Field(description="ok, away, full or stopping, by part")
+    parts: dict[str, str] = Field(description="ok, away, full, unproven or stopping, by part")
     degraded: list[str] = Field(
         default=[], description="parts without which pushes are still taken, into the local spool"
     )
@@ -103,6 +103,10 @@ async def readyz(call: ApiCall) -> web.StreamResponse:
     return json_response(answer, 200 if ready else 503)
 
 
+_SPOOLED: Final = frozenset({"database", "store", "log"})
+"""Parts without which a push can still be spooled; the log's copies lie in the store."""
+
+
 def _bearable(services: Services, parts: dict[str, str]) -> list[str]:
     """What is away and does not keep a push from being accepted durably."""
     wrong = [part for part, state in parts.items() if state != "ok"]
@@ -111,7 +115,7 @@ def _bearable(services: Services, parts: dict[str, str]) -> list[str]:
     if parts["database"] == "ok" and parts["store"] == "ok":
         return [part for part in wrong if part == "spool"]  # pushes are stored without it
     offline = parts["database"] == "ok" or services.offline.fresh(services.clock.now())
-    return [part for part in wrong if part in {"database", "store"} and offline and parts["spool"] == "ok"]
+    return [part for part in wrong if part in _SPOOLED and offline and parts["spool"] == "ok"]
 
 
 async def check_parts(services: Services) -> dict[str, str]:
@@ -135,6 +139,8 @@ async def check_parts(services: Services) -> dict[str, str]:
             state("keyring", keyring()),
         )
     )
+    if services.uploads.unproven:
+        found["log"] = "unproven"
     if services.spool is not None:
         found["spool"] = "full" if services.spool.figures().full else "ok"
     return found

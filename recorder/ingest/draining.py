@@ -14,6 +14,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from recorder.audit.log import refuse_if_rolled_back
 from recorder.catalogue.tables import SpoolState
 from recorder.errors import RecorderError, Unavailable
 from recorder.ingest.pipeline import Intake
@@ -101,6 +102,9 @@ class Drainer:
         try:
             await self._spool.load()
             uploads = self._services.uploads
+            if uploads.unproven:
+                await refuse_if_rolled_back(self._services)
+                uploads.unproven = False
             if uploads.store_suspect:
                 await self._services.store.check()
                 if not self._spool.items():

@@ -219,7 +219,7 @@ class Intake:
             return await self._store(push, claim, arrival, arrival.kept())
         kept = Retained(arrival.kept())
         try:
-            if push.admitted.offline or uploads.store_suspect:
+            if push.admitted.offline or uploads.store_suspect or uploads.unproven:
                 return await self._spool(push, arrival, kept, spool)
             if push.admitted.source.tee:
                 return await self._spool_first(push, claim, arrival, kept, spool)
