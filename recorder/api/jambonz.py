@@ -143,7 +143,7 @@ async def _converse(call: ApiCall, sender: Sender, socket: web.WebSocketResponse
 
 
 async def _accept(call: ApiCall, sender: Sender, asked: IngestRequest, body: AsyncIterator[bytes]) -> None:
-    await Intake(call.services).accept(
+    await Intake(call.services).accept_durably(
         asked, body, principal=call.principal, request_id=call.request_id, source=str(sender.id)
     )
 
