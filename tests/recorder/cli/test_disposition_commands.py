@@ -48,3 +48,12 @@ def test_a_code_is_not_destroyed_unasked(installed: Recorder) -> None:
 def test_an_empty_store_is_scrubbed_at_once(installed: Recorder) -> None:
     done = json.loads(installed.run("scrub", "--json").stdout)
     assert (done["objects"], done["wrong"]) == (0, [])
+
+
+def test_a_dry_run_counts_the_other_records(installed: Recorder) -> None:
+    found = json.loads(installed.run("sweep", "--dry-run", "--json").stdout)
+    lines = {line["record"]: line for line in found["fi-main"]["records"]}
+    assert {"request", "matter", "account", "customer", "log_entry", "assessment"} <= set(lines)
+    assert all(line["due"] == line["destroyed"] == 0 for line in lines.values())
+    report = json.loads(installed.run("report", "retention", "--json").stdout)
+    assert {line["record"] for line in report["records"]} == set(lines)
