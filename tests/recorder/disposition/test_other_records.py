@@ -414,7 +414,7 @@ async def test_announced_recordings_and_listens(world: World) -> None:
 
 async def test_the_log_is_emptied_only_where_the_schedule_says_and_still_verifies(world: World) -> None:
     services, sequencer = world.services, Sequencer(world.services)
-    first = await world.recording()
+    await world.recording()
     await sequencer.run_once()
     clock_of(services).set(datetime(2036, 3, 5, 22, 0, tzinfo=UTC))
     assert "log_entry" not in await counts(world) or (await counts(world))["log_entry"][0] == 0
@@ -437,7 +437,6 @@ async def test_the_log_is_emptied_only_where_the_schedule_says_and_still_verifie
         newest = sa.select(sa.func.max(AuditEntry.index)).scalar_subquery()
         await session.execute(sa.update(AuditEntry).where(AuditEntry.index == newest).values(payload=b""))
     assert not (await verify_log(services)).ok
-    assert first
 
 
 async def test_more_than_the_brake_lets_through_waits_for_a_second_person(world: World) -> None:

@@ -25,6 +25,7 @@ from recorder.disposition.evaluation import reevaluate
 from recorder.disposition.redaction import redact
 from recorder.errors import Corrupt, Forbidden, Unavailable
 from recorder.playback import links, serve
+from recorder.playback.decide import Rendition
 from recorder.playback.renditions import make_rendition
 from recorder.playback.serve import open_listen, stream
 from retention.model import Purpose
@@ -194,7 +195,7 @@ async def test_a_stretch_muted_during_a_listen_is_not_in_the_next_range(
             reason="payment",
         )
         with pytest.raises((Forbidden, Unavailable)):
-            await serve.check_again(services, quality, heard, Purpose.QUALITY, serve.Rendition.PLAYBACK)
+            await serve.check_again(services, quality, heard, Purpose.QUALITY, Rendition.PLAYBACK)
         with pytest.raises(Unavailable):  # it is being made
             await open_listen(services, quality, recording_id, Purpose.QUALITY)
         await make_rendition(services, recording_id)
