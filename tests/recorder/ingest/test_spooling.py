@@ -39,7 +39,7 @@ from recorder.errors import (
 )
 from recorder.ingest import quarantine, spooling
 from recorder.ingest.digests import DigestCheck
-from recorder.ingest.draining import Drainer
+from recorder.ingest.draining import ATTEMPTS, Drainer
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
 from recorder.ingest.snapshot import refresh
@@ -50,7 +50,7 @@ from recorder.settings import Settings
 from storage.errors import StoreUnavailable
 from storage.memory import MemoryStore
 from storage.objects import Stat
-from storage.spool import Spool
+from storage.spool import Note, Spool, SpooledAudio
 from storage.vault import Vault
 from tests.recorder.conftest import START
 from tests.recorder.ingest.conftest import body, make_source, principal_of, request
@@ -471,6 +471,31 @@ async def test_one_delivery_that_cannot_be_opened_holds_up_no_other(
     assert value("recorder_spool_oldest_seconds") == 420
     async with spooling_services.database.snapshot() as session:
         assert await session.scalar(sa.select(sa.func.count()).select_from(Recording)) == 1
+
+
+async def test_a_delivery_that_fails_for_a_reason_of_its_own_is_left_to_a_person_in_the_end(
+    spooling_services: Services, offline: Services, source: Source, wav: bytes
+) -> None:
+    spool = spool_of(offline)
+    odd = await push(offline, source, request(external_id="odd"), wav)
+    good = await push(offline, source, request(external_id="good"), wav)
+    # The catalogue at hand is one that does not know its source (an older one was restored).
+    item = spool.items()[0]
+    document = await spool.document(item)
+    await spool.remove(item)
+
+    def describe(audio: SpooledAudio) -> Note:
+        return Note(item.identity, audio.sha256, START, {**document, "source": str(uuid.uuid4())})
+
+    assert odd.recording_id is not None
+    await spool.add(body(wav), describe, item_id=odd.recording_id, controller_id=item.controller_id)
+    drainer = Drainer(spooling_services, spool)
+    for _ in range(ATTEMPTS):
+        assert spool.figures().damaged == 0
+        assert await drainer.round(), "it holds up nothing"
+        assert good.recording_id is not None
+        assert await read(spooling_services, good.recording_id) == wav
+    assert (spool.figures().items, spool.figures().damaged) == (1, 1)
 
 
 async def test_draining_again_after_a_kill_before_the_removal_changes_nothing(
