@@ -162,6 +162,8 @@ class Estate:
                 sa.update(Recording).where(Recording.id.in_(those)).values(sweep_on=NOW),
                 execution_options={"synchronize_session": False},
             )
+            # The statistics of an hour ago, when nothing had a date yet, are not those of a database at work.
+            await session.execute(sa.text("ANALYZE"))
         ours = await timed(lambda: sweep(self.services, self.controller_id, NOW, dry_run=True))
         plain = sa.select(Recording.id, Recording.sweep_on).where(
             Recording.controller_id == self.controller_id, Recording.sweep_on <= NOW
