@@ -204,13 +204,13 @@ def document(lines: list[Line], count: int, load: float) -> str:
         for line in lines
     )
     machine = (
-        f"{os.cpu_count()} processors, load average {load:.1f} when it began and {os.getloadavg()[0]:.1f}\n"
+        f"{os.cpu_count()} processors, load average {load:.1f} when it began\nand {os.getloadavg()[0]:.1f} "
         f"when it ended, Python {platform.python_version()}"
     )
     return f"""# Performance of retention
 
-Written by `make bench-estate`. One run on one machine ({machine})
-over {count:,} recordings of {count // 5:,} customers and nine years. Of every fiftieth customer there is
+Written by `make bench-estate`. One run on one machine ({machine}) over
+{count:,} recordings of {count // 5:,} customers and nine years. Of every fiftieth customer there is
 an objection, and a hold's query reaches one recording in a hundred. *Plain SQL* is the physical limit: one
 statement that reads, or writes, the same rows and columns without deciding anything.
 

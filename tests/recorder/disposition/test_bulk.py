@@ -50,7 +50,8 @@ async def stored(world: World) -> dict[uuid.UUID, tuple[Any, ...]]:
 async def ask_of(world: World, kind: RequestKind, recording_id: uuid.UUID | None) -> None:
     """A pending request: of a customer, or about one recording."""
     customer_id = await world.customer(last_contact=world.now)
-    made = [await world.recording(customer_id, audio=b"x") for _ in range(2)]
+    for _ in range(2):
+        await world.recording(customer_id, audio=b"x")
     async with world.services.database.transaction() as session:
         customer = await session.get_one(Customer, customer_id)
         request = RightsRequest(
@@ -73,9 +74,7 @@ async def ask_of(world: World, kind: RequestKind, recording_id: uuid.UUID | None
         session.add(request)
         await session.flush()
         if recording_id is not None:
-            session.add(
-                RequestItem(request_id=request.id, recording_id=recording_id or made[0], outcome="pending")
-            )
+            session.add(RequestItem(request_id=request.id, recording_id=recording_id, outcome="pending"))
 
 
 async def everything(world: World, seed: int) -> None:
