@@ -63,18 +63,34 @@ class Watcher:
         self._scan_at = self._clock.steady()
         self._poke.set()
 
+    def _scan_soon(self) -> None:
+        self._scan_at = min(self._scan_at, self._clock.steady() + 1.0)
+        self._poke.set()
+
     async def listen(self) -> None:
         """Take the kernel's reports until cancelled; without them the regular looks have to do."""
+        begun = False
         try:
             async for changes in watchfiles.awatch(
-                self._folder.root, watch_filter=None, debounce=400, step=50, rust_timeout=1000
+                self._folder.root,
+                watch_filter=None,
+                debounce=400,
+                step=50,
+                rust_timeout=1000,
+                yield_on_timeout=True,
             ):
-                for _, name in changes:
+                if not begun:  # what came between the first look and the kernel's first report
+                    begun = True
+                    self.scan()
+                for change, name in changes:
                     raw = os.fsencode(name)
                     if _REPLACEMENT in raw:
                         self.scan()
                     elif (path := self._folder.relative(raw)) is not None:
                         self.changed(path)
+                        if change is watchfiles.Change.added and b"." not in path.rpartition(b"/")[2]:
+                            # Perhaps a folder: what was put into it at once may not be reported.
+                            self._scan_soon()
         except (OSError, RuntimeError) as error:
             # Mostly the limit of inotify watches (fs.inotify.max_user_watches).
             _log.warning(
