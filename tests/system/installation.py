@@ -105,7 +105,8 @@ class Installation:
 
     def open_settings(self) -> Settings:
         given = {k: v for k, v in self.environment.items() if k.startswith("RECORDER_")}
-        return Settings(**{k.removeprefix("RECORDER_").lower(): v for k, v in given.items()})  # type: ignore[arg-type]  # pydantic converts
+        read = {k: json.loads(v) if v.startswith("[") else v for k, v in given.items()}
+        return Settings(**{k.removeprefix("RECORDER_").lower(): v for k, v in read.items()})  # type: ignore[arg-type]  # pydantic converts
 
     def install(self) -> None:
         """Install into the empty folder, database and bucket; make a source, and a token for every role."""
