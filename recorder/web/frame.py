@@ -49,6 +49,7 @@ _SECTIONS: Final = (
     ("retention", "/app/retention", "Retention", Action.VIEW_REPORTS),
     ("schedules", "/app/schedules", "Schedules", Action.VIEW_SCHEDULES),
     ("findings", "/app/findings", "Findings", Action.VIEW_HEALTH),
+    ("completeness", "/app/completeness", "Completeness", Action.VIEW_HEALTH),
 )
 
 

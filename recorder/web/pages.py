@@ -13,20 +13,22 @@ from zoneinfo import ZoneInfo
 from aiohttp import web
 
 from recorder.access import sessions
-from recorder.access.policy import Action, decide
+from recorder.access.policy import Action, decide, visible
 from recorder.access.principals import Principal
 from recorder.api.framework import PRINCIPAL, REQUEST_ID, SERVICES
 from recorder.api.middleware import SESSION_COOKIE, check_same_site
 from recorder.api.problems import kind_of
 from recorder.catalogue.enums import ObjectRole
 from recorder.catalogue.recordings import Filters
-from recorder.catalogue.tables import Controller
+from recorder.catalogue.tables import Controller, Recording
 from recorder.errors import Forbidden, InvalidInput, NotFound, RecorderError, Unavailable
 from recorder.playback import finding
+from recorder.playback.calls import CallPart, whole_call
 from recorder.playback.decide import Rendition, allowed_recording, choose_role
 from recorder.services import Services
 from recorder.web import (
     approvals,
+    completeness,
     desk,
     findings,
     matters,
@@ -62,6 +64,7 @@ def mount(app: web.Application) -> None:
     app.router.add_post("/app/sign-out", page(sign_out))
     app.router.add_get("/app/calls", page(calls))
     app.router.add_get("/app/calls/{id}", page(recording))
+    completeness.mount(app)
     desk.mount(app)
     reports.mount(app)
     requests.mount(app)
@@ -202,8 +205,21 @@ async def recording(request: web.Request) -> web.StreamResponse:
             "because": await _because(services, principal, row.id, request_id),
             "facts": views.facts(row, controller, viewed.metadata),
             "custody": f"/app/calls/{row.id}/custody" if custody else None,
+            "whole": views.whole(await _whole(services, principal, row, request_id), row.id, purpose),
         },
     )
+
+
+async def _whole(
+    services: Services, principal: Principal, row: Recording, request_id: str
+) -> tuple[CallPart, ...]:
+    """The rest of the call, for those who see lists; a recording that was handed over stands alone."""
+    if not visible(principal, row.controller_id, Action.LIST_RECORDINGS):
+        return ()
+    try:
+        return await whole_call(services, principal, row.call_id, request_id=request_id)
+    except NotFound:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
