@@ -10,10 +10,11 @@ import base64
 import hashlib
 import hmac
 import json
+import struct
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any, ClassVar, Final, Protocol
@@ -22,11 +23,13 @@ from urllib.parse import quote, urlencode
 import aiohttp
 
 from recorder.push import json_object
-from recorder.simulate.calls import SimulatedCall
+from recorder.simulate.calls import RATE, SimulatedCall
 
 _ANSWER_LIMIT: Final = 1024 * 1024
 _TUS: Final = "1.0.0"
 _PIECE: Final = 64 * 1024
+_OPEN: Final = 0xFFFFFFFF
+"""A length in a WAV file that is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,11 @@ class Piece:
     """Audio that was handed over: what a checker must find again.
 
     Attributes:
-        external_id, leg: the identity under which the service has to know it.
-        sha256: hexadecimal, of the bytes as sent.
+        external_id, leg: under which the service has to know it; None where the service names it itself.
+        sha256: hexadecimal, of the bytes as they have to be kept.
     """
 
-    external_id: str
+    external_id: str | None
     leg: str | None
     sha256: str
     size: int
@@ -557,8 +560,10 @@ class Jambonz(Sender):
     kind = "jambonz"
 
     def pieces(self, call: SimulatedCall) -> list[Piece]:
-        """The service wraps the stream as WAV; a checker compares the samples, here by their length alone."""
-        return [Piece(call.id, None, "", len(call.pcm))]
+        """The stream as a WAV file whose length its head leaves open; its name has the time of arrival."""
+        form = struct.pack("<HHIIHH", 1, 2, RATE, RATE * 4, 4, 16)
+        head = struct.pack("<4sI4s4sI16s4sI", b"RIFF", _OPEN, b"WAVE", b"fmt ", 16, form, b"data", _OPEN)
+        return [replace(piece(head + call.pcm, call.id), external_id=None)]
 
     async def send(self, target: Target, call: SimulatedCall) -> Sent:
         """See `Sender`."""

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,14 +145,11 @@ async def test_a_sender_of_each_kind(
     audio = await kept(running, name)
     assert len(audio) == len(pieces)
     for piece in pieces:
+        if piece["external_id"] is None:  # the service names what is streamed
+            assert piece["sha256"] in {hashlib.sha256(body).hexdigest() for body in audio.values()}
+            continue
         body = audio[await identity(running, name, piece["external_id"], piece["leg"])]
-        if piece["sha256"]:
-            assert hashlib.sha256(body).hexdigest() == piece["sha256"]
-        else:  # a stream of samples, which the service puts into a WAV file
-            assert len(body) - piece["size"] in range(40, 120)
-    # Speech: not one tone, and not silence.
-    with wave.open(str(voices[0]), "rb") as file:
-        assert file.getframerate() == 8000
+        assert hashlib.sha256(body).hexdigest() == piece["sha256"]
 
 
 async def settled(installation: Installation, name: str, count: int) -> None:
