@@ -325,19 +325,8 @@ async def note_drained(
                 )
             )
         record(session, event, now=now)
-        await announce_drained(session, item, spooled, outcome, leads_to)
     services.metrics.drained.labels(outcome).inc()
     return outcome
-
-
-async def announce_drained(
-    session: Any, item: SpoolItem, spooled: Spooled, outcome: str, recording_id: uuid.UUID | None
-) -> None:
-    """Where those who follow events hear of a drained delivery, in the transaction that writes it down.
-
-    The audit entry ``recording.drained`` of the same transaction says the same.
-    """
-    del session, item, spooled, outcome, recording_id
 
 
 async def alias_of(services: Services, given: uuid.UUID) -> Alias | None:
