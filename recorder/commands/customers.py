@@ -148,7 +148,7 @@ def _progress(lines: TextIO, total: int, *, wanted: bool) -> Iterator[Callable[[
 
         def told(read: int) -> None:
             # What is read ahead is little beside a file that is worth a bar.
-            progress.update(task, completed=lines.buffer.tell(), read=read)  # type: ignore[attr-defined]
+            progress.update(task, completed=lines.buffer.tell(), read=read)
 
         yield told
 
