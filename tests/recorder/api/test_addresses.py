@@ -30,7 +30,7 @@ class _Transport:
 
 def address(peer: str, *forwarded: str) -> str | None:
     headers = CIMultiDict([("X-Forwarded-For", value) for value in forwarded])
-    request = make_mocked_request("GET", "/", headers, transport=_Transport(peer))  # type: ignore[arg-type]
+    request = make_mocked_request("GET", "/", headers, transport=_Transport(peer))
     found = peer_address(request, TRUSTED)
     return None if found is None else str(found)
 
@@ -64,7 +64,7 @@ def test_any_header_is_survived(forwarded: list[str]) -> None:
 
 
 def test_networks() -> None:
-    request = make_mocked_request("GET", "/", transport=_Transport("::ffff:10.1.2.3"))  # type: ignore[arg-type]
+    request = make_mocked_request("GET", "/", transport=_Transport("::ffff:10.1.2.3"))
     peer = peer_address(request, ())
     assert allowed((), None)
     assert allowed(("192.0.2.0/24", "10.0.0.0/8"), peer)
@@ -75,7 +75,7 @@ def test_networks() -> None:
 def test_the_scheme_is_the_senders() -> None:
     said = CIMultiDict({"X-Forwarded-Proto": "https"})
     for peer, scheme in (("10.0.0.1", "https"), ("192.0.2.1", "http")):
-        request = make_mocked_request("GET", "/", said, transport=_Transport(peer))  # type: ignore[arg-type]
+        request = make_mocked_request("GET", "/", said, transport=_Transport(peer))
         assert forwarded_scheme(request, TRUSTED) == scheme
 
 
