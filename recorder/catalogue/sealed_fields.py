@@ -30,7 +30,7 @@ REQUEST_NOTICE: Final = "request.notice"
 RECIPIENT_NAME: Final = "recipient.name"
 """``recipients.sealed``: ``{name}`` of a recipient who is a person, under the controller's subject."""
 
-SOURCE_SECRET: Final = "source.secret"
+SOURCE_SECRET: Final = "source.secret"  # noqa: S105 - the name of a field
 """``source_secrets.sealed``: ``{value}``, under the controller's subject."""
 
 FETCH_ORDER: Final = "fetch.order"

@@ -94,8 +94,8 @@ class _Part(BaseModel):
 class CallRef(_Part):
     """Which call a recording belongs to; recordings of one call share its ``external_id``.
 
-    ``part`` orders what was recorded piece by piece; ``transferred_from`` is the sender's id of the call out of
-    which this one came by an attended transfer.
+    ``part`` orders what was recorded piece by piece; ``transferred_from`` is the sender's id of the call out
+    of which this one came by an attended transfer.
     """
 
     external_id: Identifier
