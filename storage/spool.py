@@ -16,26 +16,22 @@ process left, and is swept. Blocking calls run in threads.
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
-import errno
-import fcntl
 import json
 import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from struct import Struct
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
-from storage.errors import ObjectMissing, SpoolFull, StoreUnavailable, TamperedObject
-from storage.keys import Keyring, epoch_under_controller, open_under_controller, seal_under_controller
+from storage import spool_files as files
+from storage.errors import ObjectMissing, SpoolFull, TamperedObject
+from storage.keys import Keyring, open_under_controller, seal_under_controller
 from storage.objects import Chunk
 from storage.sealed import (
     DATA_KEY_SIZE,
@@ -43,80 +39,30 @@ from storage.sealed import (
     SEGMENT_SIZE,
     Opener,
     Sealer,
-    object_aad,
     sealed_size,
     segment_count,
 )
-from storage.wraps import bind, derive, open_wrap, seal_wrap
+from storage.spool_envelope import (
+    Note,
+    SpooledAudio,
+    SpoolItem,
+    audio_aad,
+    audio_key,
+    clear_header,
+    item_of,
+    key_label,
+    open_envelope,
+    seal_envelope,
+    split,
+)
+from storage.spool_files import AUDIO, ENVELOPE, in_thread
 
 __all__ = ["Note", "Spool", "SpoolFigures", "SpoolItem", "SpooledAudio"]
 
-_MAGIC: Final = Struct(">4sBI")
-_NAME: Final = b"TSPL"
-_VERSION: Final = 1
-_ROLE: Final = "spooled"
-_MODE: Final = 0o600
-_FOLDER_MODE: Final = 0o700
 _BATCH: Final = 1024 * 1024
 _READ_SEGMENTS: Final = 8
-_MAX_ENVELOPE: Final = 16 * 1024 * 1024
-_AUDIO: Final = ".audio"
-_ENVELOPE: Final = ".envelope"
-_PARTIAL: Final = ".partial"
 _REFUSED_FOR: Final = 15 * 10**9
 """Nanoseconds for which a refusal for lack of room is taken for the state of the spool."""
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class SpooledAudio:
-    """The audio of a delivery that has arrived whole: plaintext size in bytes and digest."""
-
-    size: int
-    sha256: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What is kept beside the audio.
-
-    Attributes:
-        identity: keyed digest under which the same delivery is recognised; stands in the clear.
-        digest: SHA-256 of the bytes received; stands in the clear.
-        received_at: when they had all arrived.
-        document: everything else; JSON, sealed.
-    """
-
-    identity: bytes
-    digest: bytes
-    received_at: datetime
-    document: dict[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolItem:
-    """One delivery in the spool, as its clear header tells.
-
-    Attributes:
-        id: random id given by whoever added it.
-        name: of its files; sorts in the order of arrival.
-        controller_id: whose key it is sealed under.
-        epoch: of that key.
-        size: of the plaintext, in bytes.
-        stored: bytes on disk, envelope included.
-    """
-
-    id: UUID
-    name: str
-    controller_id: str
-    epoch: int
-    identity: bytes
-    digest: bytes
-    sha256: bytes
-    size: int
-    received_at: datetime
-    stored: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +134,7 @@ class Spool:
             StoreUnavailable: the directory cannot be used.
         """
         known = set(self._items)
-        names, fresh, damaged = await _in_thread(self._scan, known)
+        names, fresh, damaged = await in_thread(self._scan, known)
         for name in known - names:  # what was added meanwhile was not listed, and is there
             self._drop(name)
         for item in fresh.values():
@@ -281,23 +227,23 @@ class Spool:
         if not self._loaded:
             await self.load()
         key = self._random(DATA_KEY_SIZE)
-        wrapped = seal_under_controller(self._keyring, controller_id, _label(item_id), key)
+        wrapped = seal_under_controller(self._keyring, controller_id, key_label(item_id), key)
         self._last = max(self._time_ns(), self._last + 1)
         name = f"{self._last:020d}-{item_id.hex}"
         with self._reserving(0 if size is None else sealed_size(size)) as room:
-            file = await _in_thread(_begin, self._folder, name)
+            file = await in_thread(files.begin, self._folder, name)
             kept = False
             try:
-                audio = await self._write(file, body, Sealer(_audio_key(key), _aad(item_id)), room)
+                audio = await self._write(file, body, Sealer(audio_key(key), audio_aad(item_id)), room)
                 note = describe(audio)
-                header = _header(item_id, controller_id, wrapped, audio, note)
-                envelope = _seal_envelope(key, header, note.document)
+                header = clear_header(item_id, controller_id, wrapped, audio, note)
+                envelope = seal_envelope(key, header, note.document)
                 room.grow_to(sealed_size(audio.size) + len(envelope))
-                await _in_thread(_commit, self._folder, name, file, envelope)
+                await in_thread(files.commit, self._folder, name, file, envelope)
                 kept = True
             finally:
-                await _in_thread(_end, self._folder, name, file, kept)
-        item = _item(name, header, len(envelope))
+                await in_thread(files.end, self._folder, name, file, kept)
+        item = item_of(name, header, len(envelope))
         self._insert(item)
         self._refused_at = None
         return item
@@ -310,16 +256,9 @@ class Spool:
             KeyDestroyed: its key epoch is gone.
             ObjectMissing: it was removed meanwhile.
         """
-        raw = await _in_thread(_read_envelope, self._folder / f"{item.name}{_ENVELOPE}")
+        raw = await in_thread(files.read_envelope, self._folder / f"{item.name}{ENVELOPE}")
         key, header, sealed = self._unlock(item, raw)
-        opened = open_wrap(
-            derive(key, bind("tallenne.spool.envelope")),
-            sealed,
-            bind("tallenne.spool.envelope", header),
-            what="a spooled envelope",
-        )
-        document: dict[str, Any] = json.loads(opened)
-        return document
+        return open_envelope(key, header, sealed)
 
     async def read(self, item: SpoolItem) -> AsyncIterator[bytearray]:
         """The audio of an item, each piece verified before it is yielded, and its digest at the end.
@@ -329,19 +268,19 @@ class Spool:
             KeyDestroyed: its key epoch is gone.
             ObjectMissing: it was removed meanwhile.
         """
-        raw = await _in_thread(_read_envelope, self._folder / f"{item.name}{_ENVELOPE}")
+        raw = await in_thread(files.read_envelope, self._folder / f"{item.name}{ENVELOPE}")
         key, _, _ = self._unlock(item, raw)
-        file = await _in_thread(_open_audio, self._folder / f"{item.name}{_AUDIO}", item.size)
+        file = await in_thread(files.open_audio, self._folder / f"{item.name}{AUDIO}", item.size)
         digest = sha256()
         try:
             total, last, number = sealed_size(item.size), segment_count(item.size) - 1, 0
-            header = await _in_thread(os.pread, file, HEADER_SIZE, 0)
-            opener = Opener(_audio_key(key), _aad(item.id), header, object_id=item.id)
+            header = await in_thread(os.pread, file, HEADER_SIZE, 0)
+            opener = Opener(audio_key(key), audio_aad(item.id), header, object_id=item.id)
             at = HEADER_SIZE
             while number <= last:
                 stop = min(number + _READ_SEGMENTS, last + 1)
                 end = min(stop * SEGMENT_SIZE, total)
-                run = await _in_thread(os.pread, file, end - at, at)
+                run = await in_thread(os.pread, file, end - at, at)
                 if len(run) != end - at:
                     raise TamperedObject("the spooled audio ends too early", object_id=item.id)
                 piece = opener.open_run(number, run, last=last)
@@ -351,7 +290,7 @@ class Spool:
             if digest.digest() != item.sha256:
                 raise TamperedObject("the spooled audio has another SHA-256", object_id=item.id)
         finally:
-            await _in_thread(os.close, file)
+            await in_thread(os.close, file)
 
     async def remove(self, item: SpoolItem) -> None:
         """Remove an item for good: its envelope, which holds its key, is blanked. Removing twice is no error.
@@ -359,19 +298,19 @@ class Spool:
         Raises:
             StoreUnavailable: the directory cannot be written to.
         """
-        await _in_thread(_remove, self._folder, item.name)
+        await in_thread(files.remove, self._folder, item.name)
         self._drop(item.name)
         self._damaged.discard(item.name)
         self._refused_at = None
 
     async def sweep(self) -> int:
         """Remove what killed writers left behind; return how many files that were."""
-        return await _in_thread(_sweep, self._folder)
+        return await in_thread(files.sweep, self._folder)
 
     @asynccontextmanager
     async def draining(self) -> AsyncIterator[bool]:
         """Hold the one place of a drainer; False where another process holds it."""
-        lock, held = await _in_thread(_take, self.root)
+        lock, held = await in_thread(files.take, self.root)
         try:
             yield held
         finally:
@@ -396,11 +335,11 @@ class Spool:
             del self._by_bytes[item.identity, item.digest]
 
     def _unlock(self, item: SpoolItem, raw: bytes) -> tuple[bytes, bytes, bytes]:
-        header, sealed = _split(raw)
-        if _item(item.name, header, len(raw)) != item:
+        header, sealed = split(raw)
+        if item_of(item.name, header, len(raw)) != item:
             raise TamperedObject("a spooled envelope is not the one that was listed", object_id=item.id)
         wrapped = base64.b64decode(json.loads(header)["key"])
-        key = open_under_controller(self._keyring, item.controller_id, _label(item.id), wrapped)
+        key = open_under_controller(self._keyring, item.controller_id, key_label(item.id), wrapped)
         return key, header, sealed
 
     async def _write(
@@ -418,10 +357,10 @@ class Spool:
                 batch.append(sealed)
                 held += len(sealed)
             if held >= _BATCH:
-                await _in_thread(_write, file, batch)
+                await in_thread(files.write, file, batch)
                 batch, held = [], 0
         batch.append(sealer.finish())
-        await _in_thread(_write, file, batch)
+        await in_thread(files.write, file, batch)
         return SpooledAudio(size, digest.digest())
 
     @contextmanager
@@ -455,19 +394,19 @@ class Spool:
         if not self._folder.is_dir():
             return set(), {}, set()  # nothing is made by looking
         with os.scandir(self._folder) as entries:
-            names = {e.name.removesuffix(_ENVELOPE) for e in entries if e.name.endswith(_ENVELOPE)}
+            names = {e.name.removesuffix(ENVELOPE) for e in entries if e.name.endswith(ENVELOPE)}
         fresh: dict[str, SpoolItem] = {}
         damaged: set[str] = set()
         for name in names - known:
             try:
-                raw = _read_envelope(self._folder / f"{name}{_ENVELOPE}")
-                item = _item(name, _split(raw)[0], len(raw))
-                found = (self._folder / f"{name}{_AUDIO}").stat()
+                raw = files.read_envelope(self._folder / f"{name}{ENVELOPE}")
+                item = item_of(name, split(raw)[0], len(raw))
+                found = (self._folder / f"{name}{AUDIO}").stat()
                 if found.st_size != sealed_size(item.size):
                     raise TamperedObject("the spooled audio has another size", object_id=item.id)
                 fresh[name] = item
             except (TamperedObject, FileNotFoundError):
-                if (self._folder / f"{name}{_ENVELOPE}").exists():
+                if (self._folder / f"{name}{ENVELOPE}").exists():
                     damaged.add(name)
             except ObjectMissing:
                 continue  # drained by another process meanwhile
@@ -486,241 +425,3 @@ class _Room:
         if size > self.size:
             self._spool.reserve(size - self.size)
             self.size = size
-
-
-def _label(item_id: UUID) -> str:
-    return f"spool:{item_id}"
-
-
-def _aad(item_id: UUID) -> bytes:
-    return object_aad(item_id, _ROLE)
-
-
-def _audio_key(key: bytes) -> bytes:
-    return derive(key, bind("tallenne.spool.audio"))
-
-
-def _header(item_id: UUID, controller_id: str, wrapped: bytes, audio: SpooledAudio, note: Note) -> bytes:
-    return json.dumps(
-        {
-            "id": str(item_id),
-            "controller": controller_id,
-            "identity": note.identity.hex(),
-            "digest": note.digest.hex(),
-            "sha256": audio.sha256.hex(),
-            "size": audio.size,
-            "received_at": note.received_at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "key": base64.b64encode(wrapped).decode("ascii"),
-        }
-    ).encode("ascii")
-
-
-def _seal_envelope(key: bytes, header: bytes, document: dict[str, Any]) -> bytes:
-    sealed = seal_wrap(
-        derive(key, bind("tallenne.spool.envelope")),
-        json.dumps(document, separators=(",", ":")).encode(),
-        bind("tallenne.spool.envelope", header),
-    )
-    return _MAGIC.pack(_NAME, _VERSION, len(header)) + header + sealed
-
-
-def _split(raw: bytes) -> tuple[bytes, bytes]:
-    """Header and sealed part of an envelope.
-
-    Raises:
-        TamperedObject: it is torn, or no envelope.
-    """
-    if len(raw) < _MAGIC.size:
-        raise TamperedObject("a spooled envelope is torn")
-    name, version, length = _MAGIC.unpack_from(raw)
-    if name != _NAME or version != _VERSION or len(raw) < _MAGIC.size + length:
-        raise TamperedObject("a spooled envelope is torn or of an unknown version")
-    header = raw[_MAGIC.size : _MAGIC.size + length]
-    return header, raw[_MAGIC.size + length :]
-
-
-def _item(name: str, header: bytes, envelope: int) -> SpoolItem:
-    try:
-        told = json.loads(header)
-        size = int(told["size"])
-        wrapped = base64.b64decode(told["key"], validate=True)
-        item = SpoolItem(
-            id=UUID(told["id"]),
-            name=name,
-            controller_id=str(told["controller"]),
-            epoch=epoch_under_controller(wrapped),
-            identity=bytes.fromhex(told["identity"]),
-            digest=bytes.fromhex(told["digest"]),
-            sha256=bytes.fromhex(told["sha256"]),
-            size=size,
-            received_at=datetime.fromisoformat(told["received_at"]),
-            stored=sealed_size(size) + envelope,
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise TamperedObject("the header of a spooled envelope cannot be read") from error
-    if item.received_at.tzinfo is None or name.partition("-")[2] != item.id.hex:
-        raise TamperedObject("a spooled envelope lies under another name")
-    return item
-
-
-# Blocking calls, in threads
-
-
-async def _in_thread(function: Callable[..., _T], *args: object) -> _T:
-    """Run a blocking call in a thread; when cancelled, wait for it first, for it may use our descriptor."""
-    running = asyncio.ensure_future(asyncio.to_thread(_translated, function, *args))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
-
-
-def _translated(function: Callable[..., _T], *args: object) -> _T:
-    try:
-        return function(*args)
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise SpoolFull("the disk of the spool is full") from error
-        raise StoreUnavailable(f"the spool directory failed: {error.strerror}") from error
-
-
-def _begin(folder: Path, name: str) -> int:
-    _make_folder(folder)
-    file = os.open(folder / f"{name}{_AUDIO}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-    fcntl.flock(file, fcntl.LOCK_EX)  # ours alone: it exists since just now
-    return file
-
-
-def _write(file: int, batch: list[Chunk]) -> None:
-    for piece in batch:
-        left = memoryview(piece)
-        while left:
-            left = left[os.write(file, left) :]
-
-
-def _commit(folder: Path, name: str, file: int, envelope: bytes) -> None:
-    """Audio, then its name, then the envelope, then its name: each durable before the next."""
-    os.fsync(file)
-    partial = folder / f"{name}{_PARTIAL}"
-    beside = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-    try:
-        _write(beside, [envelope])
-        os.fsync(beside)
-    finally:
-        os.close(beside)
-    _sync_folder(folder)
-    partial.replace(folder / f"{name}{_ENVELOPE}")
-    _sync_folder(folder)
-
-
-def _end(folder: Path, name: str, file: int, kept: bool) -> None:
-    try:
-        if not kept:
-            # The envelope first: should its rename have come through after all, it names nothing half.
-            for suffix in (_ENVELOPE, _PARTIAL, _AUDIO):
-                with contextlib.suppress(OSError):
-                    (folder / f"{name}{suffix}").unlink(missing_ok=True)
-    finally:
-        os.close(file)
-
-
-def _read_envelope(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_ENVELOPE)
-    except FileNotFoundError:
-        raise ObjectMissing(path.stem) from None
-
-
-def _open_audio(path: Path, size: int) -> int:
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise ObjectMissing(path.stem) from None
-    if os.fstat(file).st_size != sealed_size(size):
-        os.close(file)
-        raise TamperedObject("the spooled audio has another size than was written")
-    return file
-
-
-def _remove(folder: Path, name: str) -> None:
-    """The envelope goes first; without it the audio is nobody's, and without its key nobody can open it."""
-    with contextlib.suppress(FileNotFoundError):
-        envelope = os.open(folder / f"{name}{_ENVELOPE}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            (folder / f"{name}{_ENVELOPE}").unlink(missing_ok=True)
-            _sync_folder(folder)
-            os.pwrite(envelope, bytes(os.fstat(envelope).st_size), 0)
-            os.fsync(envelope)
-        finally:
-            os.close(envelope)
-    with contextlib.suppress(FileNotFoundError):
-        (folder / f"{name}{_AUDIO}").unlink()
-        _sync_folder(folder)
-
-
-def _sweep(folder: Path) -> int:
-    swept = 0
-    _make_folder(folder)
-    with os.scandir(folder) as entries:
-        names = {entry.name for entry in entries}
-    for name in sorted(names):
-        stem, dot, ending = name.rpartition(".")
-        suffix = dot + ending
-        if suffix == _AUDIO and f"{stem}{_ENVELOPE}" not in names:
-            swept += _sweep_one(folder, stem)
-        elif suffix == _PARTIAL and f"{stem}{_AUDIO}" not in names:
-            (folder / name).unlink(missing_ok=True)
-            swept += 1
-    if swept:
-        _sync_folder(folder)
-    return swept
-
-
-def _sweep_one(folder: Path, stem: str) -> int:
-    audio = folder / f"{stem}{_AUDIO}"
-    try:
-        file = os.open(audio, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return 0
-    try:
-        # Looked at again under the lock: its writer may have committed since the folder was listed.
-        if not _locked(file) or (folder / f"{stem}{_ENVELOPE}").exists():
-            return 0
-        (folder / f"{stem}{_PARTIAL}").unlink(missing_ok=True)
-        audio.unlink(missing_ok=True)
-        return 1
-    finally:
-        os.close(file)
-
-
-def _take(root: Path) -> tuple[int, bool]:
-    _make_folder(root)
-    lock = os.open(root / "drainer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
-    return lock, _locked(lock)
-
-
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=_FOLDER_MODE)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
