@@ -112,16 +112,24 @@ class TwilioAdapter:
 
 
 def signed(envelope: Envelope, token: str, given: str) -> bool:
-    """Whether Twilio signed this request: over its address, with the port and without it, and its fields."""
+    """Whether Twilio signed this request: over its address, with the port and without it, and its fields.
+
+    A body that is no form counts only by ``bodySHA256`` in the address: without it, the signature of a
+    callback without a body would do for any body that somebody puts under it.
+    """
     settings = envelope.headers.get("x-twilio-webhooks-signature-settings", "")
     named = [part.partition("=")[2].strip() for part in settings.split(",") if "algorithm=" in part]
     algorithm = _ALGORITHMS.get((named[0] if named else "HMAC_SHA1").upper())
     if algorithm is None:
         return False
     fields: tuple[tuple[str, str], ...] = envelope.fields
+    if envelope.document is None:
+        return False  # audio in the request itself, which no callback has and no signature covers
     hashed = parse_qs(urlsplit(envelope.url).query).get("bodySHA256")
+    if envelope.document and not fields and hashed is None:
+        return False
     if hashed is not None and not fields:
-        digest = hashlib.sha256(envelope.document or b"").hexdigest()
+        digest = hashlib.sha256(envelope.document).hexdigest()
         if not hmac.compare_digest(digest.encode(), hashed[0].encode(errors="replace")):
             return False
     text = "".join(name + value for name, value in sorted(set(fields)))
@@ -134,11 +142,12 @@ def signed(envelope: Envelope, token: str, given: str) -> bool:
 def signed_raw(envelope: Envelope, token: str, given: str) -> bool:
     """Whether SignalWire signed this request by its own scheme: over its address and its body, in hex."""
     algorithm = {40: "sha1", 64: "sha256"}.get(len(given))
-    return algorithm is not None and any(
+    document = envelope.document
+    if algorithm is None or document is None or (envelope.fields and not document):
+        return False  # audio, or the fields of a multipart body, would not be covered
+    return any(
         hmac.compare_digest(
-            hmac.new(token.encode(), url.encode(errors="replace") + (envelope.document or b""), algorithm)
-            .hexdigest()
-            .encode(),
+            hmac.new(token.encode(), url.encode(errors="replace") + document, algorithm).hexdigest().encode(),
             given.encode(errors="replace"),
         )
         for url in _with_and_without_port(envelope.url)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -228,6 +229,51 @@ def test_a_json_callback_is_signed_by_the_hash_of_its_body() -> None:
     assert isinstance(intent, NoAudio)
     with pytest.raises(Unauthenticated):
         TWILIO.verify(sent(body.replace("RE1", "RE2")), {"auth_token": TOKEN})
+
+
+def signature(url: str) -> str:
+    """Of a callback by GET: over its address alone."""
+    return base64.b64encode(hmac.digest(TOKEN.encode(), url.encode(), "sha1")).decode()
+
+
+@pytest.mark.parametrize(
+    ("document", "fields", "content_type"),
+    [
+        (json.dumps({"RecordingUrl": "https://elsewhere.example/a"}).encode(), (), "application/json"),
+        (b"<x/>", (), "text/xml"),
+        (None, (), "audio/wav"),  # audio as the body itself
+        (None, (("RecordingStatus", "failed"),), "audio/wav"),
+    ],
+)
+def test_a_signature_without_a_body_is_none_of_a_body(
+    document: bytes | None, fields: tuple[tuple[str, str], ...], content_type: str
+) -> None:
+    url = f"{URL}?{COMPLETED}"
+    headers = {"x-twilio-signature": signature(url)}
+    TWILIO.verify(envelope(None, url=url, headers=headers), {"auth_token": TOKEN})
+    forged = replace(
+        envelope(None, url=url, headers=headers),
+        method="POST",
+        document=document,
+        fields=fields,
+        content_type=content_type,
+    )
+    with pytest.raises(Unauthenticated):
+        TWILIO.verify(forged, {"auth_token": TOKEN})
+
+
+@pytest.mark.parametrize(("document", "fields"), [(b"", (("RecordingStatus", "failed"),)), (None, ())])
+def test_signalwires_own_scheme_covers_all_of_a_body(
+    document: bytes | None, fields: tuple[tuple[str, str], ...]
+) -> None:
+    """Fields of a multipart body, and audio, are in no document that the signature is over."""
+    url = f"{URL}?{COMPLETED}"
+    given = hmac.new(TOKEN.encode(), url.encode(), "sha256").hexdigest()
+    headers = {"x-signalwire-sha256-signature": given}
+    SIGNALWIRE.verify(envelope(None, url=url, headers=headers), {"auth_token": TOKEN})
+    forged = replace(envelope(None, url=url, headers=headers), document=document, fields=fields)
+    with pytest.raises(Unauthenticated):
+        SIGNALWIRE.verify(forged, {"auth_token": TOKEN})
 
 
 def test_without_a_secret_nothing_is_believed_unless_the_operator_says_so() -> None:
