@@ -30,6 +30,7 @@ from recorder.ingest.adapters.base import (
 )
 from recorder.ingest.adapters.raw import read_raw
 from recorder.ingest.adapters.registry import DOCUMENT_LIMITS, SIGNED, adapter_of
+from recorder.ingest.adapters.vcon_forms import GZIP
 from recorder.ingest.digests import DigestCheck
 from recorder.ingest.fetching import later
 from recorder.ingest.pipeline import Intake
@@ -83,8 +84,10 @@ async def take(call: ApiCall) -> web.StreamResponse:
             adapter.verify(delivery.envelope, secrets)
             document = delivery.envelope.document or b""
             read = partial(_read, adapter, delivery)
-            # Audio inside a document takes a while to be parsed and decoded; others are served meanwhile.
-            intents = await asyncio.to_thread(read) if len(document) > _QUICK else read()
+            # Audio inside a document takes a while to be parsed and decoded, and what is compressed may be
+            # large inside; others are served meanwhile.
+            slow = len(document) > _QUICK or document.startswith(GZIP)
+            intents = await asyncio.to_thread(read) if slow else read()
             done = [await _run(call, sender, delivery, intent, taken) for intent in intents]
             taken.intents += done
             if not taken.dry_run:

@@ -23,11 +23,13 @@ from recorder.errors import FieldError, InvalidInput, MalformedInput, TooLarge
 
 MAX_PLAIN: Final = 64 * 1024 * 1024
 """Bytes of the largest vCon, decompressed; larger audio belongs behind a URL."""
+MAX_VALUES: Final = 500_000
+"""JSON values of the largest vCon: each takes far more memory than the three bytes that it may be long."""
 UNSIGNED: Final = "vcon-unsigned"
 SIGNATURE_INVALID: Final = "signature-invalid"
 SIGNATURE_UNTRUSTED: Final = "signature-untrusted"
 
-_GZIP: Final = b"\x1f\x8b"
+GZIP: Final = b"\x1f\x8b"
 _MAX_DEPTH: Final = 4
 _MAX_SIGNATURES: Final = 8
 _MAX_CHAIN: Final = 6
@@ -89,7 +91,7 @@ def inflate(data: bytes) -> bytes:
         TooLarge: there is more in it than any vCon has.
         MalformedInput: it breaks off.
     """
-    if not data.startswith(_GZIP):
+    if not data.startswith(GZIP):
         return data
     stream = zlib.decompressobj(wbits=31)
     try:
@@ -118,6 +120,9 @@ def unbase64(text: str) -> bytes:
 
 
 def _json(data: bytes) -> dict[str, Any]:
+    # Counted before anything is built; base64 has none of these characters, so audio is never counted.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+        raise TooLarge(f"the vCon holds more than {MAX_VALUES} values")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

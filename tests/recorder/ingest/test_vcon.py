@@ -245,6 +245,14 @@ def test_gzip_and_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
         ADAPTER.read(sent(nested))
 
 
+@pytest.mark.parametrize("value", [b"[]", b"{}", b'"",""', b"1"])
+def test_a_document_of_very_many_values_is_not_built(value: bytes) -> None:
+    """A few kilobytes compressed would be gigabytes of objects."""
+    many = b'{"a":[' + b",".join([value] * 600_000) + b"]}"
+    with pytest.raises(TooLarge):
+        ADAPTER.read(sent(gzip.compress(many, 1)))
+
+
 class Authority:
     """A certification authority, a signer under it, and what they issue."""
 
