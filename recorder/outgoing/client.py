@@ -25,8 +25,10 @@ from recorder.errors import RecorderError
 _PORTS: Final = {"https": 443, "http": 80}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HOPS: Final = 5
-# Addresses that carry an IPv4 address of anybody's choice: NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo.
-_TUNNELS: Final = tuple(ipaddress.ip_network(n) for n in ("64:ff9b::/96", "2002::/16", "2001::/32"))
+# Addresses that carry an IPv4 address of anybody's choice: NAT64 (RFC 6052, RFC 8215), 6to4, Teredo.
+_TUNNELS: Final = tuple(
+    ipaddress.ip_network(n) for n in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+)
 
 
 class FetchFailed(RecorderError):
@@ -91,7 +93,7 @@ class Downloader:
         Raises:
             FetchFailed: it may not be asked, cannot be reached, or does not answer 200.
         """
-        connector = aiohttp.TCPConnector(resolver=_Guarded(self._private), use_dns_cache=False)
+        connector = aiohttp.TCPConnector(resolver=Guarded(self._private), use_dns_cache=False)
         async with aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
@@ -145,30 +147,42 @@ class Downloader:
             raise FetchFailed("bad-address", "the address is not an https URL")
         if not _listed(host, port, where.scheme, hosts):
             raise FetchFailed("forbidden-host", "the address is not of a host that the source allows")
-        private = _is_private(host, self._private)
+        private = _is_private(host, self._private, port)
         if where.scheme != "https" and not private:
             raise FetchFailed("not-https", "the address is not https")
-        if not private and _is_address(host) and not _public(host):
+        if not private and is_private_address(host):
             raise FetchFailed("private-address", "the address is not a public one")
         return where
 
 
-class _Guarded(AbstractResolver):
-    """Resolves names, and refuses those that lead into private networks."""
+class Guarded(AbstractResolver):
+    """Resolves names, and refuses those that lead into private networks.
 
-    def __init__(self, private: frozenset[str]) -> None:
+    Addresses written out are resolved by nobody: ask `is_private_address` about those.
+
+    Args:
+        private: ``host`` or ``host:port`` that may lead there.
+    """
+
+    def __init__(self, private: frozenset[str] = frozenset()) -> None:
         self._inner = ThreadedResolver()
         self._private = private
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """The addresses of a name.
+
+        Raises:
+            FetchFailed: one of them is not public.
+        """
         found = await self._inner.resolve(host, port, family)
-        if not _is_private(host, self._private) and not all(_public(one["host"]) for one in found):
+        if not _is_private(host, self._private, port) and not all(_public(one["host"]) for one in found):
             raise FetchFailed("private-address", "the host's name leads to an address that is not public")
         return found
 
     async def close(self) -> None:
+        """Nothing is kept."""
         await self._inner.close()
 
 
@@ -200,16 +214,17 @@ def _listed(host: str, port: int | None, scheme: str, hosts: Collection[str]) ->
     return False
 
 
-def _is_private(host: str, private: frozenset[str]) -> bool:
-    return any(entry.rpartition(":")[0] == host or entry == host for entry in private)
+def _is_private(host: str, private: frozenset[str], port: int | None) -> bool:
+    return host in private or f"{host}:{port}" in private
 
 
-def _is_address(host: str) -> bool:
+def is_private_address(host: str) -> bool:
+    """Whether a host is an address, rather than a name, and not a public one."""
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
-    return True
+    return not _public(host)
 
 
 def _public(text: str) -> bool:

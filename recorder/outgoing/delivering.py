@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import WebhookState
 from recorder.catalogue.tables import WebhookEndpoint, WebhookMessage
 from recorder.outgoing import signing
+from recorder.outgoing.client import FetchFailed, Guarded, is_private_address
 from recorder.outgoing.endpoints import open_endpoint
 from recorder.services import Services
 
@@ -44,7 +46,11 @@ _KEEP_DEAD: Final = timedelta(days=90)
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """One attempt."""
+    """One attempt.
+
+    Attributes:
+        trusted: the endpoint was made on the host itself; others reach public addresses only.
+    """
 
     message_id: uuid.UUID
     endpoint_id: uuid.UUID
@@ -52,6 +58,7 @@ class _Order:
     secrets: tuple[str, ...]
     body: bytes
     attempt: int
+    trusted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +85,12 @@ async def deliver_due(services: Services, *, chance: Callable[[], float]) -> int
         How many attempts were made.
     """
     count = 0
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
     slots = asyncio.Semaphore(_AT_ONCE)
-    async with aiohttp.ClientSession(
-        timeout=timeout, auto_decompress=False, headers={"User-Agent": "tallenne-webhooks"}
-    ) as client:
+    async with _client(None) as anywhere, _client(Guarded()) as outside:
 
         async def one(order: _Order) -> None:
             async with slots:
-                answer = await _send(client, order, services.clock.now())
+                answer = await _send(anywhere if order.trusted else outside, order, services.clock.now())
             await _settle(services, order, answer, chance())
 
         while orders := await _claim(services):
@@ -95,6 +99,16 @@ async def deliver_due(services: Services, *, chance: Callable[[], float]) -> int
                 for order in orders:
                     group.create_task(one(order))
     return count
+
+
+def _client(resolver: Guarded | None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False),
+        timeout=aiohttp.ClientTimeout(total=_TIMEOUT),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        headers={"User-Agent": "tallenne-webhooks"},
+    )
 
 
 async def _claim(services: Services) -> list[_Order]:
@@ -126,6 +140,7 @@ async def _claim(services: Services) -> list[_Order]:
                     opened.secrets[: 2 if previous else 1],
                     json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False).encode(),
                     message.attempts,
+                    endpoint.created_by.startswith("os:"),
                 )
             )
     return orders
@@ -134,10 +149,14 @@ async def _claim(services: Services) -> list[_Order]:
 async def _send(client: aiohttp.ClientSession, order: _Order, now: datetime) -> _Answer:
     headers = signing.headers(order.secrets, f"msg_{order.message_id.hex}", now, order.body)
     headers["Content-Type"] = "application/json"
+    if not order.trusted and is_private_address(urlsplit(order.url).hostname or ""):
+        return _Answer(None, "private-address")
     try:
         # Redirects are not followed: the address is the one that the operator allowed.
         async with client.post(order.url, data=order.body, headers=headers, allow_redirects=False) as answer:
             return _Answer(answer.status, None, _retry_after(answer.headers.get("Retry-After")))
+    except FetchFailed:  # what the name resolves to now
+        return _Answer(None, "private-address")
     except TimeoutError:
         return _Answer(None, "timeout")
     except aiohttp.ClientConnectorCertificateError:

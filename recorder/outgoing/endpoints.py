@@ -24,6 +24,7 @@ from recorder.catalogue.subjects import open_json, seal_json
 from recorder.catalogue.tables import WebhookEndpoint, WebhookMessage
 from recorder.errors import Conflict, FieldError, InvalidInput, NotFound
 from recorder.outgoing import signing
+from recorder.outgoing.client import is_private_address
 from recorder.outgoing.events import EVENT_TYPES
 from recorder.outgoing.following import new_message, newest_index
 from recorder.registers.sealing import controller_subject
@@ -90,7 +91,7 @@ async def create_endpoint(
     await permit(
         services, principal, Action.MANAGE_SOURCES, controller_id=controller_id, request_id=request_id
     )
-    host = checked_host(url)
+    host = checked_host(url, private=principal.kind == "os")
     _check_events(events)
     secret = signing.new_secret(randomness)
     now = services.clock.now()
@@ -220,6 +221,7 @@ async def send_test(
     message = new_message(services, row.id, "webhook.test", payload)
     async with services.database.transaction() as session:
         session.add(message)
+        _audit(session, "webhook.tested", row, principal, now, request_id, message=str(message.id))
     return message.id
 
 
@@ -335,11 +337,17 @@ async def replay(
     return count
 
 
-def checked_host(url: str) -> str:
+def checked_host(url: str, *, private: bool) -> str:
     """The host of an address that messages may go to.
 
+    What a name resolves to is looked at when a message is sent, by then it may be another address.
+
+    Args:
+        private: whoever asks has a shell on this machine, and may name it or its network.
+
     Raises:
-        InvalidInput: it is not https, except on this very machine; or it carries a user name.
+        InvalidInput: it is not https, except on this very machine; it carries a user name; or it is none that
+            the caller may have messages sent to.
     """
     try:
         parts = urlsplit(url)
@@ -348,6 +356,8 @@ def checked_host(url: str) -> str:
         host, parts = None, None
     if parts is None or not host or len(url) > 2000 or parts.username is not None or parts.fragment:
         problem = "give https://host[:port]/path, without a user name or a fragment"
+    elif not private and (_loopback(host) or is_private_address(host)):
+        problem = "is on a private network: whoever runs the service adds it, with recorder webhook add"
     elif parts.scheme == "https" or (parts.scheme == "http" and _loopback(host)):
         return host.lower()[:255]
     else:

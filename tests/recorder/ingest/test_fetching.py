@@ -252,6 +252,16 @@ async def test_addresses_are_checked(
     assert sender.seen == []
 
 
+async def test_a_private_host_is_private_on_its_own_port_only(sender: Sender) -> None:
+    """Another service of that machine is none of a source's business."""
+    port = int(sender.host.rpartition(":")[2])
+    downloader = Downloader(private_hosts=[f"127.0.0.1:{port + 1}"])
+    with pytest.raises(FetchFailed) as caught:
+        async with downloader.open(f"https://{sender.host}/x", hosts=[sender.host], headers={}):
+            raise AssertionError("it was opened")
+    assert caught.value.code == "private-address"
+
+
 async def test_credentials_stay_with_their_origin(
     here: Services, open_source: Source, sender: Sender
 ) -> None:

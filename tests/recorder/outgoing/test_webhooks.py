@@ -21,6 +21,8 @@ from recorder.access.principals import Grant, Principal
 from recorder.audit.events import AuditEvent, record
 from recorder.audit.log import Sequencer
 from recorder.catalogue.enums import Role, ScopeKind, WebhookState
+from recorder.catalogue.sealed_fields import WEBHOOK_ENDPOINT
+from recorder.catalogue.subjects import seal_json
 from recorder.catalogue.tables import AuditEntry, Controller, WebhookEndpoint, WebhookMessage
 from recorder.clock import ManualClock, SystemClock
 from recorder.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -28,6 +30,7 @@ from recorder.outgoing import endpoints, signing
 from recorder.outgoing.delivering import WAITS, deliver_due, forget_old
 from recorder.outgoing.events import EVENT_TYPES, event_of
 from recorder.outgoing.following import follow_log
+from recorder.registers.sealing import controller_subject
 from recorder.services import Services
 from tests.recorder.conftest import make_controller
 
@@ -375,3 +378,49 @@ def test_every_type_has_an_entry_that_becomes_it() -> None:
     assert found.type in EVENT_TYPES
     entry["action"] = "account.created"
     assert event_of(json.dumps(entry).encode(), index=3) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9000/",
+        "http://localhost/",
+        "https://localhost/",
+        "https://10.0.0.7/",
+        "https://169.254.169.254/latest",
+        "https://[::1]/",
+        "https://[::ffff:10.0.0.7]/",
+        "https://[fd00::7]/",
+        "https://[64:ff9b::a00:7]/",
+    ],
+)
+async def test_an_operator_has_nothing_sent_to_private_addresses(
+    services: Services, controller: Controller, url: str
+) -> None:
+    """Only who has a shell on the host: the answer's status would tell what listens there."""
+    grant = Grant(Role.OPERATOR, controller.id, ScopeKind.CONTROLLER)
+    operator = Principal("account", str(uuid.uuid4()), controller.id, (grant,))
+    with pytest.raises(InvalidInput, match="/url"):
+        await endpoints.create_endpoint(services, operator, controller.id, url=url, label="crm")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_what_a_name_leads_to_is_looked_at_when_a_message_is_sent(
+    services: Services, controller: Controller, receiver: Receiver, host: str
+) -> None:
+    row, _ = await endpoints.create_endpoint(services, OPERATOR, controller.id, url=receiver.url, label="crm")
+    url = receiver.url.replace("127.0.0.1", host)
+    async with services.database.transaction() as session:
+        # As an operator's endpoint whose name led outside when it was made.
+        endpoint = await session.get_one(WebhookEndpoint, row.id)
+        endpoint.created_by = f"account:{uuid.uuid4()}"
+        subject = await controller_subject(session, controller.id)
+        secrets = (await endpoints.open_endpoint(session, services, endpoint)).secrets
+        endpoint.sealed = seal_json(
+            services.keyring, subject, WEBHOOK_ENDPOINT, row.id, {"url": url, "secrets": list(secrets)}
+        )
+    await happen(services, controller, "recording.stored")
+    assert await told(services) == 1
+    assert receiver.got == []
+    [message] = await messages(services)
+    assert (message.state, message.last_error) == (WebhookState.PENDING, "private-address")
