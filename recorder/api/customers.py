@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
@@ -12,10 +12,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from recorder.access.guard import permit
 from recorder.access.policy import Action
 from recorder.api.framework import ApiCall, Route, json_response
-from recorder.catalogue.enums import ChoiceKind, ContactKind, LinkRole
-from recorder.customers import contacts, ledger, lines, linking, records
+from recorder.catalogue.enums import ChoiceKind, ContactKind, DataSource, LinkRole
+from recorder.customers import contacts, ledger, lines, linking, records, relationship
 from recorder.customers.choices import state_as_of
-from recorder.customers.records import CustomerQuery, CustomerUpsert, Text
+from recorder.customers.records import CustomerQuery, CustomerUpsert, ServiceBought, Text
 from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
 from retention.model import Purpose
@@ -49,6 +49,9 @@ class CustomerItem(BaseModel):
     address: str | dict[str, str] | None = None
     language: str | None = None
     gender: str | None = None
+    other_contacts: list[str] = []
+    wishes: str | None = None
+    services_bought: list[ServiceBought] = []
     last_contact_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -77,6 +80,34 @@ class ContactAnswer(BaseModel):
     id: uuid.UUID
     counts: bool = Field(description="whether contacts of this kind move the last contact")
     last_contact_at: datetime | None
+
+
+class EndBody(BaseModel):
+    """The end of the relationship, as a source tells of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ended_on: date = Field(description="the day, in the controller's time zone")
+    cause: relationship.Cause
+    source: DataSource
+    source_ref: Annotated[Text, Field(max_length=200)] | None = Field(
+        None, description="the source's own reference; default the request id"
+    )
+
+
+class EndConfirmation(BaseModel):
+    """Which day is confirmed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ended_on: date
+
+
+class EndAnswer(BaseModel):
+    """What is known of the end; it counts once it is confirmed."""
+
+    ended_on: date | None
+    confirmed_at: datetime | None
 
 
 class ChoiceBody(BaseModel):
@@ -226,6 +257,49 @@ async def post_contact(call: ApiCall) -> ContactAnswer:
     return ContactAnswer(id=contact_id, counts=body.kind.counts, last_contact_at=last)
 
 
+async def report_end(call: ApiCall) -> EndAnswer:
+    """Tell of the end of a relationship."""
+    body: EndBody = call.body
+    found = await relationship.report_end(
+        call.services,
+        call.principal,
+        controller_of(call.principal, call.query.controller),
+        call.uuid("id"),
+        ended_on=body.ended_on,
+        cause=body.cause,
+        source=body.source,
+        source_ref=body.source_ref,
+        request_id=call.request_id,
+    )
+    return EndAnswer.model_validate(found, from_attributes=True)
+
+
+async def confirm_end(call: ApiCall) -> EndAnswer:
+    """A person confirms it."""
+    body: EndConfirmation = call.body
+    found = await relationship.confirm_end(
+        call.services,
+        call.principal,
+        controller_of(call.principal, call.query.controller),
+        call.uuid("id"),
+        ended_on=body.ended_on,
+        request_id=call.request_id,
+    )
+    return EndAnswer.model_validate(found, from_attributes=True)
+
+
+async def withdraw_end(call: ApiCall) -> EndAnswer:
+    """A person takes it back."""
+    found = await relationship.withdraw_end(
+        call.services,
+        call.principal,
+        controller_of(call.principal, call.query.controller),
+        call.uuid("id"),
+        request_id=call.request_id,
+    )
+    return EndAnswer.model_validate(found, from_attributes=True)
+
+
 async def post_choice(call: ApiCall) -> Created:
     """Append a choice to the ledger."""
     body: ChoiceBody = call.body
@@ -339,6 +413,38 @@ ROUTES: tuple[Route, ...] = (
         answer=ContactAnswer,
         status=201,
         raises=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/api/v1/customers/{id}/relationship-end",
+        report_end,
+        "Tell of the end of the relationship, a death for example; it counts once a person has confirmed it",
+        "customers",
+        query=ControllerQuery,
+        body=EndBody,
+        answer=EndAnswer,
+        raises=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/api/v1/customers/{id}/relationship-end/confirmation",
+        confirm_end,
+        "Confirm the end of the relationship, as a person",
+        "customers",
+        query=ControllerQuery,
+        body=EndConfirmation,
+        answer=EndAnswer,
+        raises=(NotFound, Conflict),
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/customers/{id}/relationship-end",
+        withdraw_end,
+        "Take back an end that was reported in error",
+        "customers",
+        query=ControllerQuery,
+        answer=EndAnswer,
+        raises=(NotFound, Conflict),
     ),
     Route(
         "POST",

@@ -48,7 +48,13 @@ Layout = Literal["csv", "ndjson"]
 
 _BATCH: Final = 100
 _LONGEST_LINE: Final = 256 * 1024
-_SEVERAL: Final = {"phone": "phones", "phones": "phones", "email": "emails", "emails": "emails"}
+_SEVERAL: Final = {
+    "phone": "phones",
+    "phones": "phones",
+    "email": "emails",
+    "emails": "emails",
+    "other_contacts": "other_contacts",
+}
 _SEPARATOR: Final = ";"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
@@ -59,6 +59,23 @@ Phone = Annotated[Text, Field(min_length=1, max_length=64)]
 Email = Annotated[Text, Field(min_length=3, max_length=254)]
 
 
+class ServiceBought(BaseModel):
+    """A service that the customer bought. Of the payment what a voucher says, and no card number."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[Text, Field(min_length=1, max_length=200)]
+    on: date | None = None
+    amount: Annotated[str, Field(pattern=r"^\d{1,12}(\.\d{1,4})?$")] | None = Field(
+        None, description="a decimal number as text"
+    )
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")] | None = None
+    paid_by: Annotated[str, Field(max_length=40, pattern=r"^[a-z_]+$")] | None = Field(
+        None, description="the way of payment, for example invoice or card"
+    )
+    reference: Annotated[Text, Field(max_length=100)] | None = None
+
+
 class CustomerUpsert(BaseModel):
     """What a source says of a customer now."""
 
@@ -82,6 +99,13 @@ class CustomerUpsert(BaseModel):
         None
     )
     gender: Annotated[Text, Field(max_length=40)] | None = None
+    other_contacts: (
+        Annotated[list[Annotated[Text, Field(min_length=1, max_length=300)]], Field(max_length=20)] | None
+    ) = Field(None, description="other ways to reach them; not searched by")
+    wishes: Annotated[Text, Field(max_length=2000)] | None = None
+    services_bought: Annotated[list[ServiceBought], Field(max_length=200)] | None = Field(
+        None, description="services bought, all of them: a delivery replaces the list"
+    )
 
 
 class CustomerQuery(BaseModel):
@@ -101,7 +125,7 @@ class CustomerRecord:
 
     Attributes:
         values: the current fields: number, name, form_of_address, phones, emails, address, language,
-            gender; those never given are missing.
+            gender, other_contacts, wishes, services_bought; those never given are missing.
     """
 
     id: uuid.UUID
@@ -262,9 +286,21 @@ def _normalised(given: CustomerUpsert, region: str) -> dict[str, Any]:
     named = given.model_fields_set
     fields: dict[str, Any] = {
         name: getattr(given, name)
-        for name in ("name", "form_of_address", "address", "language", "gender")
+        for name in (
+            "name",
+            "form_of_address",
+            "address",
+            "language",
+            "gender",
+            "other_contacts",
+            "wishes",
+        )
         if name in named
     }
+    if "services_bought" in named:
+        fields["services_bought"] = [
+            one.model_dump(mode="json", exclude_none=True) for one in given.services_bought or []
+        ]
     fields["number"] = normalise.number(given.number)
     if not fields["number"]:
         problems.append(FieldError("/number", "is empty"))

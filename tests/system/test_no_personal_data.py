@@ -42,6 +42,9 @@ VALUES = {
     "callee": "0915566778",
     "email": "ansgar.p@puolakka.example",
     "address": "Kuusipolku 47 B 12",
+    "other_contact": "signal ansgar.pihl",
+    "wishes": "soittakaa vasta iltapuolella",
+    "bought": "hautakiven kaiverrus",
     "external_id": "pbxcall-7788-zulu",
     "put_id": "20260305-q-0445566778-u",
     "call_id": "callgroup-9911-yankee",
@@ -105,6 +108,9 @@ async def live(api: Api) -> tuple[str, str]:
         "email": VALUES["email"],
         "address": VALUES["address"],
         "form_of_address": "herra " + VALUES["last"],
+        "other_contacts": [VALUES["other_contact"]],
+        "wishes": VALUES["wishes"],
+        "services_bought": [{"name": VALUES["bought"], "amount": "120.50", "currency": "EUR"}],
     }
     customer = ok(await api.request("PUT", "/api/v1/customers", role="crm", json=upsert))["id"]
     pushed = ok(await api.push(metadata(), AUDIO, file_name=VALUES["file"]))
@@ -124,6 +130,8 @@ async def live(api: Api) -> tuple[str, str]:
         data=AUDIO,
     )
     ok(put)
+    ended = {"ended_on": "2026-01-02", "cause": "death", "source": "relative", "source_ref": VALUES["ref"]}
+    ok(await api.post(f"/api/v1/customers/{customer}/relationship-end", "crm", json=ended))
     matter = {
         "reference": "R-1",
         "ground": "legal_claims",
@@ -147,6 +155,7 @@ async def lookups_find(api: Api) -> None:
     ]:
         found = ok(await api.post("/api/v1/customers/search", "privacy", json={key: value}))["items"]
         assert [item["address"] for item in found] == [VALUES["address"]], key
+        assert [item["wishes"] for item in found] == [VALUES["wishes"]], key
     items = ok(await api.post("/api/v1/recordings/search", "legal", json={"number": VALUES["number"]}))[
         "items"
     ]

@@ -132,6 +132,37 @@ async def test_batches_merge_and_each_stays_as_delivered(
     assert batches[1].stored_at - batches[0].stored_at == timedelta(days=1)
 
 
+async def test_every_field_of_the_register_is_kept(services: Services, controller: Controller) -> None:
+    bought = {
+        "name": "Moving boxes",
+        "on": "2026-02-01",
+        "amount": "49.90",
+        "currency": "EUR",
+        "paid_by": "invoice",
+        "reference": "L-1",
+    }
+    fields: dict[str, Any] = {
+        "name": "Maija Meikäläinen",
+        "form_of_address": "rouva",
+        "gender": "female",
+        "language": "fi",
+        "address": "Katu 1, Turku",
+        "phones": ["+358401234567"],
+        "emails": ["m@x.fi"],
+        "other_contacts": ["Signal: maija.42"],
+        "wishes": "Only in the mornings",
+        "services_bought": [bought, {"name": "Storage"}],
+    }
+    await put(services, controller, "C-1", **fields)
+    assert await found(services, controller, number="C-1") == [{"number": "C-1", **fields}]
+    await put(services, controller, "C-1", wishes=None, services_bought=[])
+    (values,) = await found(services, controller, number="C-1")
+    assert set(fields) - values.keys() == {"wishes", "services_bought"}
+    for wrong in ({"name": "Boxes", "card": "4111"}, {"name": "Boxes", "amount": "-1"}, {"name": ""}):
+        with pytest.raises(ValueError, match="services_bought"):
+            CustomerUpsert(number="C-1", source=DataSource.CALL, services_bought=[wrong])
+
+
 async def test_look_up_follows_the_record(services: Services, controller: Controller) -> None:
     await put(services, controller, "C-1", name="Anna Åberg", phones=["0401234567", "0507654321"])
     await put(services, controller, "C-2", name="Anna Berg")
