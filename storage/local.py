@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from storage.durable import make_folder, sync_folder
 from storage.errors import Misuse, ObjectMissing, StoreRefused, StoreUnavailable, Unsupported
 from storage.objects import Capabilities, Chunk, Stat, Upload, Version, check_key, check_prefix, check_range
 
@@ -27,7 +28,6 @@ __all__ = ["LocalStore"]
 
 _BATCH: Final = 1024 * 1024
 _MODE: Final = 0o600
-_FOLDER_MODE: Final = 0o700
 _NULL: Final = "null"
 _T = TypeVar("_T")
 
@@ -196,7 +196,7 @@ async def _batches(body: AsyncIterable[Chunk]) -> AsyncIterator[list[Chunk]]:
 
 
 def _begin(upload: Path) -> int:
-    _make_folder(upload.parent)
+    make_folder(upload.parent)
     return os.open(upload, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
 
 
@@ -209,9 +209,9 @@ def _write(file: int, batch: list[Chunk]) -> None:
 
 def _commit(file: int, upload: Path, target: Path, key: str) -> Stat:
     os.fsync(file)
-    _make_folder(target.parent)
+    make_folder(target.parent)
     upload.replace(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     found = os.fstat(file)
     return Stat(key, None, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
@@ -244,7 +244,7 @@ def _delete(path: Path) -> bool:
         path.unlink()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return True
 
 
@@ -270,27 +270,9 @@ def _list_uploads(folder: Path) -> list[Upload]:
 
 
 def _check(folder: Path) -> None:
-    _make_folder(folder)
+    make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StoreRefused(f"the object directory {folder} cannot be written to: check its owner and mode")
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its missing parents durably: each new name is flushed in the folder above it."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=_FOLDER_MODE)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _only_version(key: str, version_id: str | None) -> None:

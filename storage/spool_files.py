@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+from storage.durable import make_folder, sync_folder
 from storage.errors import ObjectMissing, SpoolFull, StoreUnavailable, TamperedObject
 from storage.objects import Chunk
 from storage.sealed import sealed_size
@@ -19,7 +20,6 @@ AUDIO: Final = ".audio"
 ENVELOPE: Final = ".envelope"
 _PARTIAL: Final = ".partial"
 _MODE: Final = 0o600
-_FOLDER_MODE: Final = 0o700
 _MAX_ENVELOPE: Final = 16 * 1024 * 1024
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _T = TypeVar("_T")
@@ -183,22 +183,3 @@ def locked(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, durably."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=_FOLDER_MODE)
-    sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's names durable."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -7,7 +7,6 @@ with ``file``, and beside it the metadata of a push, or a ``metadata`` object. T
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,12 +27,11 @@ from recorder.ingest.metadata import (
 )
 from recorder.ingest.request import IngestRequest
 from recorder.ingest.sniff import extension_of
+from recorder.tabular import read_csv, read_ndjson
 
 Layout = Literal["csv", "ndjson"]
 IMPORTED: Final = "imported"
 """Tag of every recording that was brought in from an archive."""
-
-_LONGEST_LINE: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,8 @@ def read_manifest(
         names: Reads what the manifest leaves out from the file's name.
         zone: Of times that carry no offset; without it they are refused.
     """
-    reading = _csv(lines) if layout == "csv" else _ndjson(lines)
+    reading: Iterator[tuple[int, Mapping[str, Any] | str]]
+    reading = read_csv(lines) if layout == "csv" else read_ndjson(lines)
     for number, values in reading:
         if isinstance(values, str):
             yield Unusable(number, values)
@@ -171,38 +170,3 @@ def _metadata(
 
 def _text(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _csv(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    reader = csv.reader(_bounded(lines), strict=False)
-    names: list[str] | None = None
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except (csv.Error, ValueError):
-            yield reader.line_num, "it is no line of CSV"
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if names is None:
-            names = [cell.strip().lower().lstrip("\ufeff") for cell in cells]
-            continue
-        yield reader.line_num, dict(zip(names, (cell.strip() for cell in cells), strict=False))
-
-
-def _ndjson(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    for number, line in enumerate(_bounded(lines), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            values = None
-        yield number, values if isinstance(values, dict) else "it is no JSON object"
-
-
-def _bounded(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        yield line.replace("\x00", "") if len(line) <= _LONGEST_LINE else "\n"

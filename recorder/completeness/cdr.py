@@ -7,13 +7,14 @@ names in the records are not looked at.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PureWindowsPath
 from typing import Final
 from zoneinfo import ZoneInfo
+
+from recorder.tabular import read_csv
 
 ASTERISK: Final = (
     "accountcode", "src", "dst", "dcontext", "clid", "channel", "dstchannel", "lastapp", "lastdata", "start",
@@ -38,7 +39,6 @@ _START: Final = ("calldate", "start", "start_stamp", "starttime", "started_at", 
 _TALK: Final = ("billsec", "duration", "seconds")
 _ANSWERED: Final = ("disposition", "answer_stamp", "answer", "answered")
 _NOT: Final = frozenset({"", "no answer", "busy", "failed", "congestion", "no", "false", "0", "cancel"})
-_LONGEST_LINE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,33 +89,16 @@ def read_records(
         zone: Of times that carry no offset.
         columns: Names of the columns where the file has no header.
     """
-    reader = csv.reader(_bounded(lines), strict=False)
-    names = None if columns is None else [name.lower() for name in columns]
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
+    usable = columns is not None
+    for number, cells in read_csv(lines, columns=columns):
+        if isinstance(cells, str):
+            yield Unreadable(number, cells)
+            continue
+        if not usable and not (cells.keys() & {*_START} and cells.keys() & {*_FILE, *_UNIQUE}):
+            yield Unreadable(1, "the header names no start (calldate, start, …) or no id (uniqueid, uuid, …)")
             return
-        except (csv.Error, ValueError):
-            yield Unreadable(reader.line_num, "is no line of CSV")
-            continue
-        if not any(cells):
-            continue
-        if names is None:
-            names = [cell.strip().lower().lstrip("\ufeff") for cell in cells]
-            if not set(names) & set(_START) or not set(names) & {*_FILE, *_UNIQUE}:
-                yield Unreadable(
-                    reader.line_num,
-                    "the header names no start (calldate, start, …) or no id (uniqueid, uuid, …)",
-                )
-                return
-            continue
-        yield _row(reader.line_num, dict(zip(names, cells, strict=False)), zone)
-
-
-def _bounded(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        yield line.replace("\x00", "") if len(line) <= _LONGEST_LINE else "\n"
+        usable = True
+        yield _row(number, cells, zone)
 
 
 def _row(line: int, cells: Mapping[str, str], zone: ZoneInfo) -> Row:

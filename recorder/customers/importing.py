@@ -7,8 +7,6 @@ changes nothing: what says nothing new leaves no trace, so that a stopped import
 from __future__ import annotations
 
 import asyncio
-import csv
-import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,12 +40,12 @@ from recorder.customers.records import (
 from recorder.disposition.evaluation import reevaluate_customer
 from recorder.errors import InvalidInput
 from recorder.services import Services
+from recorder.tabular import read_csv, read_ndjson
 
 Kind = Literal["customers", "contacts"]
 Layout = Literal["csv", "ndjson"]
 
 _BATCH: Final = 100
-_LONGEST_LINE: Final = 256 * 1024
 _SEVERAL: Final = {
     "phone": "phones",
     "phones": "phones",
@@ -149,7 +147,11 @@ async def import_lines(
     async with services.database.snapshot() as session:
         controller = await session.get_one(Controller, controller_id)
     report = ImportReport()
-    read = _csv(lines, report) if layout == "csv" else _ndjson(lines, report)
+    read = (
+        _lines(read_csv(lines), report, cells=True)
+        if layout == "csv"
+        else _lines(read_ndjson(lines), report, cells=False)
+    )
     run = _Run(services, controller, principal.actor, request_id, source, dry_run, report)
     while batch := await asyncio.to_thread(_take, read):
         await (run.customers(batch) if kind == "customers" else run.contacts(batch))
@@ -281,26 +283,14 @@ class _Run:
         self.report.rejected += [Rejected(line.number, path, reason) for path, reason in found]
 
 
-def _csv(lines: Iterable[str], report: ImportReport) -> Iterator[_Line]:
-    reader = csv.reader(_bounded(lines), strict=False)
-    names: list[str] | None = None
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except (csv.Error, ValueError):
-            report.rejected.append(Rejected(reader.line_num, "", "is no line of CSV"))
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if names is None:
-            names = [cell.strip().lower().lstrip("\ufeff") for cell in cells]
-            continue
-        if len(cells) > len(names):
-            report.rejected.append(Rejected(reader.line_num, "", "has more cells than the header"))
-            continue
-        yield _Line(reader.line_num, _values(dict(zip(names, cells, strict=False))))
+def _lines(
+    read: Iterator[tuple[int, Mapping[str, Any] | str]], report: ImportReport, *, cells: bool
+) -> Iterator[_Line]:
+    for number, values in read:
+        if isinstance(values, str):
+            report.rejected.append(Rejected(number, "", values))
+        else:
+            yield _Line(number, _values(values) if cells else values)
 
 
 def _values(cells: Mapping[str, str]) -> dict[str, Any]:
@@ -316,22 +306,3 @@ def _values(cells: Mapping[str, str]) -> dict[str, Any]:
         else:
             found[name] = text
     return found
-
-
-def _ndjson(lines: Iterable[str], report: ImportReport) -> Iterator[_Line]:
-    for number, line in enumerate(_bounded(lines), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            values = None
-        if isinstance(values, dict):
-            yield _Line(number, values)
-        else:
-            report.rejected.append(Rejected(number, "", "is no JSON object"))
-
-
-def _bounded(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        yield line if len(line) <= _LONGEST_LINE else "\x00\n"
