@@ -282,6 +282,16 @@ def test_what_is_unknown_keeps_and_closes_the_doubtful_purpose(rule: Rule, task:
     assert any("person has to decide" in line for line in explain(now, NOW))
 
 
+def test_doubt_about_a_purpose_closes_a_statutory_window_as_well_and_a_hold_opens_it() -> None:
+    in_doubt = Rule("r", frozenset({LEGAL}), Period(days=1), Trigger(TriggerKind.CALL_ENDED))
+    schedule = Schedule("fi-main", 1, (*WITH_STATUTE.rules, in_doubt))
+    decision = decide(FACTS, schedule, [], [], [], NOW)
+    assert usable(decision) == {SERVICE, SECURITY, QUALITY}
+    assert decision.suspended[LEGAL].contains(NOW), "it is kept, and shown as kept"
+    assert not decision.due
+    assert LEGAL in usable(decide(FACTS, schedule, [Hold("h1", CALL)], [], [], NOW))
+
+
 def test_a_doubtful_statute_stops_even_a_request() -> None:
     rule = Rule(
         "r", frozenset({LEGAL}), Period(days=1), Trigger(TriggerKind.FINANCIAL_YEAR_END), statutory="XX 1"

@@ -495,6 +495,33 @@ async def test_a_store_that_is_away_leaves_the_erasure_open_and_the_sweep_resume
     assert (await world.get(recording_id)).state == "erased"
 
 
+async def test_absence_is_asked_of_the_store_again(world: World) -> None:
+    """What turns up under a deleted key, before the store is asked again, is no proof of absence."""
+    recording_id = await world.recording()
+    keys = [obj.key for obj in await world.stored(recording_id)]
+    async with world.services.database.transaction() as session:
+        erasure_id = await erasures.open_recording(
+            session,
+            recording_id,
+            ground=enums.ErasureGround.REQUEST,
+            requested_by="os:test",
+            now=world.now,
+        )
+    with pytest.raises(Killed):
+        await Machine(Fragile(world.services, "delete_objects", "after"), world.services.clock.now).run(
+            str(erasure_id)
+        )
+
+    async def replica() -> AsyncIterator[bytes]:
+        yield b"what a replica brought back"
+
+    await world.services.store.put(keys[0], replica(), size=None)
+    assert [v async for v in world.services.store.versions(keys[0])] != []
+    assert (await erasures.run(world.services, erasure_id)).erased
+    assert [v for key in keys async for v in world.services.store.versions(key)] == []
+    assert (await world.get(recording_id)).state == "erased"
+
+
 async def test_an_object_stored_during_the_erasure_goes_too(world: World) -> None:
     recording_id = await world.recording()
     async with world.services.database.transaction() as session:

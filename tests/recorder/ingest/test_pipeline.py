@@ -461,6 +461,7 @@ async def test_the_customer_is_found_by_number_then_phone(
         "id": str(anna),
         "matched_by": "number",
         "candidates": 0,
+        "confidence": 100,
     }
     inbound = request(external_id="2", direction="inbound", caller="0401234567", callee="+358 9 1234567")
     assert (await push(intake, source, inbound, wav)).customer["id"] == str(anna)
@@ -491,7 +492,13 @@ async def test_an_ambiguous_number_is_left_to_a_person(
     }
     asked = request(direction="inbound", caller="+358401234567")
     outcome = await push(intake, source, asked, wav)
-    assert outcome.customer == {"status": "candidates", "id": None, "matched_by": "phone", "candidates": 2}
+    assert outcome.customer == {
+        "status": "candidates",
+        "id": None,
+        "matched_by": "phone",
+        "candidates": 2,
+        "confidence": 45,
+    }
     links = await rows(services, RecordingLink)
     assert {(link.customer_id, link.role) for link in links} == {(p, LinkRole.CANDIDATE) for p in people}
     (row,) = await rows(services, Recording)
