@@ -14,7 +14,7 @@ import aiohttp
 from recorder.errors import RecorderError
 from recorder.push import check_receipt, json_object, read_keys
 from recorder.simulate.calls import Calls, SimulatedCall
-from recorder.simulate.senders import Piece, Sender, Sent, Target
+from recorder.simulate.sending import Piece, Sender, Sent, Target
 
 _PASSING: Final = frozenset({0, 408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT: Final = 30.0
