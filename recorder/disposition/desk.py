@@ -251,6 +251,8 @@ async def release_hold(
     now = services.clock.now()
     async with services.database.transaction() as session:
         matter = await holds.get_matter(session, matter_id, lock=True)
+        # Of this very matter: an approval that was asked for with other details showed another one.
+        details = {"matter": str(matter_id)}
         if approval_id is None:
             hold = await session.get(Hold, hold_id)
             if hold is None or hold.matter_id != matter_id:
@@ -264,7 +266,7 @@ async def release_hold(
                 action=HOLD_RELEASE,
                 target=str(hold_id),
                 now=now,
-                details={"matter": str(matter_id)},
+                details=details,
                 request_id=request_id,
             )
         await use_approval(
@@ -275,6 +277,7 @@ async def release_hold(
             action=HOLD_RELEASE,
             target=str(hold_id),
             now=now,
+            details=details,
             request_id=request_id,
         )
         hold = await holds.release_hold(

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
+from recorder.access import approvals
 from recorder.access.approvals import decide_approval
 from recorder.access.principals import Grant, Principal
 from recorder.api import disposition
@@ -104,6 +105,33 @@ async def test_a_hold_is_placed_by_legal_and_released_by_two_people(
     assert closed["closed_at"] is not None
     late = {"recording": str(recording_id)}
     await ask(client, "POST", f"{path}/holds", "legal", status=409, json=late)
+
+
+async def test_an_approval_that_showed_another_matter_releases_nothing(
+    world: World, client: TestClient[Any, Any]
+) -> None:
+    """Details of a request through the API are the asker's own words; the step compares them."""
+    recording_id = await world.recording()
+    small = await ask(client, "POST", "/api/v1/matters", "legal", status=201, json=MATTER)
+    other = {**MATTER, "reference": "M-2"}
+    large = await ask(client, "POST", "/api/v1/matters", "legal", status=201, json=other)
+    path = f"/api/v1/matters/{large['id']}/holds"
+    hold = await ask(client, "POST", path, "legal", status=201, json={"recording": str(recording_id)})
+    grants = (Grant(Role.LEGAL, world.controller.id, ScopeKind.CONTROLLER),)
+    asker, second = (Principal("account", str(uuid.uuid4()), world.controller.id, grants) for _ in range(2))
+    asked = await approvals.ask(
+        world.services,
+        asker,
+        controller_id=world.controller.id,
+        action="hold_release",
+        target=hold["id"],
+        details={"matter": small["id"]},
+    )
+    await decide_approval(world.services, second, asked.id, approve=True)
+    spent = {"approval": str(asked.id)}
+    refused = await ask(client, "DELETE", f"{path}/{hold['id']}", "legal", status=403, params=spent)
+    assert refused["reason"] == "approval-mismatch"
+    assert (await world.get(recording_id)).held
 
 
 async def test_two_holds_and_one_released_still_hold_in_the_store_too(
