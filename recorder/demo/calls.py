@@ -93,6 +93,10 @@ def build_push(speaker: Speaker, call: DemoCall, first_day: date, zone: ZoneInfo
         "tags": ["demo", *call.tags, call.language],
         "notice": {"version": "2025-1", "offset": 0.4},
     }
+    if call.call is not None:
+        metadata["call"] = {"external_id": call.call[0], "part": call.call[1]}
+        if call.transferred_from is not None:
+            metadata["call"]["transferred_from"] = call.transferred_from
     if call.coding.media is not None:
         metadata["media"] = call.coding.media
     other = call.stranger_phone if call.customer is None else CUSTOMERS[call.customer].phone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
@@ -17,13 +18,14 @@ from recorder.catalogue.enums import JobState, Role
 from recorder.catalogue.tables import Job
 from recorder.demo.accounts import DemoAccounts
 from recorder.demo.calls import Push, build_push
+from recorder.demo.desk import Desk
 from recorder.demo.scripts import CALLS, CUSTOMERS, DemoCall
 from recorder.demo.speech import Speaker
 from recorder.errors import RecorderError
 from recorder.services import Services
 
-STEPS: Final = len(CUSTOMERS) + len(CALLS) + sum(call.fate is not None for call in CALLS) + 2
-"""How many steps the progress bar has; the last ones are the contacts and the renditions."""
+STEPS: Final = len(CUSTOMERS) + len(CALLS) + sum(call.fate is not None for call in CALLS) + 3
+"""How many steps the progress bar has; the last ones are the contacts, the desk and the renditions."""
 _WORK: Final = ("media_check", "rendition", "peaks")
 Progress = Callable[[str], None]
 
@@ -70,6 +72,14 @@ class Loader:
                 if call.fate is not None:
                     await self._seal_fate(http, call)
                     self._progress(call.fate)
+            send = functools.partial(self._send, http)
+            desk = Desk(http, self._demo, self._zone, send, self._customers, self._recordings)
+            try:
+                for step, work in desk.steps():
+                    await self._once(step, work)
+            except aiohttp.ClientError as error:
+                raise DemoFailed(f"the demo's desk could not be laid ({type(error).__name__})") from error
+            self._progress("desk")
             await self._renditions()
             self._progress("renditions")
 
@@ -165,7 +175,7 @@ class Loader:
     async def _send(
         self, http: aiohttp.ClientSession, role: Role, method: str, path: str, **content: Any
     ) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self._demo.tokens[role.value]}"}
+        headers = content.pop("headers", {}) | {"Authorization": f"Bearer {self._demo.tokens[role.value]}"}
         try:
             async with http.request(method, path, headers=headers, **content) as response:
                 answer = await response.json(content_type=None) if response.status != 204 else {}

@@ -47,6 +47,9 @@ class DemoCall:
         clock: local time of day, hours and minutes.
         customer: index into :data:`CUSTOMERS`; None for a caller whom the register does not know.
         fate: what was decided about the caller or the call afterwards.
+        call: the telephony system's id of the whole call and this recording's place in it, where a recording
+            is only a part.
+        transferred_from: its id of the call out of which this one came by an attended transfer.
     """
 
     external_id: str
@@ -63,6 +66,8 @@ class DemoCall:
     service_events: tuple[tuple[str, str], ...] = ()
     fate: Fate | None = None
     stranger_phone: str | None = None
+    call: tuple[str, int] | None = None
+    transferred_from: str | None = None
 
 
 def _said(*lines: str) -> tuple[Turn, ...]:
@@ -216,7 +221,32 @@ CALLS: Final[tuple[DemoCall, ...]] = (
             "A Vad bra. Glöm inte att avkalka den var tredje månad.",
             "C Det ska jag göra. Tack så mycket.",
         ),
-        tags=("technical",),
+        tags=("technical",), call=("demo-call-5", 1),
+    ),
+    DemoCall(
+        "demo-0015", "sv", 30, (11, 12), encoding.MP3, "A-21", "support", 4,
+        _said(
+            "A Tack för att du väntade. Är du kvar?",
+            "C Ja, jag är kvar. En sak till: kannan har fått en spricka i glaset.",
+            "A Det var tråkigt. Den ersätter vi, men det sköter mina kollegor på order.",
+            "C Kan du koppla mig dit?",
+            "A Det gör jag. Jag berättar för dem vad det gäller, så slipper du säga allt en gång till.",
+            "C Vad snällt, tack ska du ha.",
+        ),
+        tags=("technical",), call=("demo-call-5", 2),
+    ),
+    DemoCall(
+        "demo-0016", "sv", 30, (11, 14), encoding.WAV_MULAW, "A-17", "orders", 4,
+        _said(
+            "A Hej, det är Mikko på order. Min kollega sade att din kanna är sprucken.",
+            "C Ja, precis, en lång spricka nere vid botten.",
+            "A Då skickar jag en ny i dag, utan kostnad. Stämmer adressen Provgatan fem i Göteborg?",
+            "C Ja, den stämmer fortfarande.",
+            "A Bra. Den gamla kannan kan du slänga i glasåtervinningen.",
+            "C Underbart. Tack för hjälpen, hej då.",
+        ),
+        tags=("delivery",), service_events=(("order", "O-58377"),), call=("demo-call-6", 1),
+        transferred_from="demo-call-5",
     ),
     DemoCall(
         "demo-0006", "en", 45, (16, 50), encoding.G722, "A-17", "orders", None,

@@ -68,6 +68,14 @@ _LABELS: Final = {
     "recipient": "Recipient",
     "ground": "Ground",
     "reference": "Reference",
+    "request": "Digest of what was asked",
+    "step": "Step",
+}
+_LISTENING: Final = {
+    "role.grant": "Grant a role to an account",
+    "account.create": "Make an account with it",
+    "token.issue": "Issue a token with it",
+    "password.set": "Set the password of an account that has it",
 }
 _LATELY: Final = 30
 
@@ -94,6 +102,8 @@ async def _list(request: web.Request, failure: str | None = None, status: int = 
         for actor in (view.requested_by, view.decided_by):
             if actor is not None and actor not in names:
                 names[actor] = await _name(services, actor)
+        if view.details.get("step") in ("role.grant", "password.set"):
+            names[view.target] = await _account_name(services, view.target)
     may = decide(principal, Action.DECIDE_APPROVAL, controller_id=controller.id).allowed
     cards = [_card(view, principal, controller, names, may_decide=may) for view in found]
     return render(
@@ -135,14 +145,16 @@ def _card(
         "until": exact(view.expires_at, zone),
         "decided_by": None if view.decided_by is None else names[view.decided_by],
         "decided": None if view.decided_at is None else exact(view.decided_at, zone),
-        "facts": _facts(view, principal),
+        "facts": _facts(view, principal, names),
         "button": _BUTTONS.get(view.action) if right and second else None,
         "other": view.action in _HERE and right and not second,
         "may_decide": may_decide,
     }
 
 
-def _facts(view: ApprovalView, principal: Principal) -> list[tuple[str, Any, str | None]]:
+def _facts(
+    view: ApprovalView, principal: Principal, names: Mapping[str, str]
+) -> list[tuple[str, Any, str | None]]:
     """What exactly is approved: label, value, and where it is shown in full; what weighs comes first."""
     found: list[tuple[str, Any, str | None]] = []
     if view.action == "schedule_activate":
@@ -154,14 +166,40 @@ def _facts(view: ApprovalView, principal: Principal) -> list[tuple[str, Any, str
         found.append(("Matter", matter, f"/app/matters/{matter}" if manages else None))
         found.append(("Hold", view.target, None))
     elif view.action != released_sweep.BRAKE_ACTION:
-        found.append(("Target", view.target, None))
+        found.append(("For", names.get(view.target, view.target), None))
     numbers = [name for name, value in view.details.items() if isinstance(value, int)]
     found += [
-        (_LABELS.get(name, name.replace("_", " ").capitalize()), view.details[name], None)
+        (_LABELS.get(name, name.replace("_", " ").capitalize()), _told(name, view.details[name]), None)
         for name in sorted(view.details, key=lambda name: name not in numbers)
         if name != "matter"
     ]
     return found
+
+
+def _told(name: str, value: Any) -> Any:
+    """A detail in words; a role is told without the controller, which is the page's."""
+    if name == "step":
+        return _LISTENING.get(value, value)
+    if isinstance(value, (list, tuple)):
+        return "; ".join(_role(str(item)) if name == "roles" else str(item) for item in value)
+    return value
+
+
+def _role(spelt: str) -> str:
+    role, _, rest = spelt.partition(":")
+    _, _, reach = rest.partition(":")
+    scope, _, values = reach.partition(":")
+    return f"{role}, {scope}{' ' + values.replace(',', ', ') if values else ''}" if scope else role
+
+
+async def _account_name(services: Services, target: str) -> str:
+    """Whose account it is; what stands for a user name that nobody has yet stays as it is."""
+    try:
+        return await display_name(services, uuid.UUID(target))
+    except ValueError:
+        return target
+    except (Erased, NotFound):
+        return "A former colleague"
 
 
 async def _name(services: Services, actor: str) -> str:
