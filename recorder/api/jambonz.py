@@ -18,6 +18,7 @@ from recorder.ingest.adapters.jambonz import BROKEN_OFF, DTMF, KIND, is_key, rea
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import IngestRequest
 from recorder.ingest.senders import Sender, note, sender_of
+from storage.errors import StorageError
 
 log = logging.getLogger("recorder.ingest")
 
@@ -88,18 +89,23 @@ async def record(call: ApiCall) -> web.StreamResponse:
     )
     if sender.kind != KIND:
         raise InvalidInput(f"the source is not of the kind {KIND}, and takes no WebSocket")
+    # The peer's closing frame is answered once the stream is durable: it is the only receipt there is.
     socket = web.WebSocketResponse(
-        protocols=(PROTOCOL,), heartbeat=_HEARTBEAT, max_msg_size=_LARGEST_FRAME, compress=False
+        protocols=(PROTOCOL,),
+        heartbeat=_HEARTBEAT,
+        max_msg_size=_LARGEST_FRAME,
+        compress=False,
+        autoclose=False,
     )
     await socket.prepare(request)
     request[STREAMING] = True
     try:
         await _converse(call, sender, socket)
-    except RecorderError as error:
+    except (RecorderError, StorageError) as error:
         log.warning(
             "a stream was not kept", extra={"kind": type(error).__name__, "request_id": call.request_id}
         )
-        again = isinstance(error, Unavailable | TooMany)
+        again = isinstance(error, Unavailable | TooMany | StorageError)
         code = WSCloseCode.TRY_AGAIN_LATER if again else WSCloseCode.POLICY_VIOLATION
         await socket.close(code=code, message=type(error).__name__.encode())
     except asyncio.CancelledError:

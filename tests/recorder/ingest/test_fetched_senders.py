@@ -33,6 +33,7 @@ from recorder.ingest.secrets import set_secret
 from recorder.jobs.worker import Worker
 from recorder.services import Services
 from recorder.settings import Settings
+from storage.errors import StoreUnavailable
 from tests.recorder.ingest.conftest import make_source
 from tests.recorder.ingest.test_fetching import WAV, Sender, audio
 from tests.recorder.ingest.test_vcon import b64url, document, inline
@@ -270,6 +271,28 @@ async def test_jambonz_streams_a_call(client: Client, here: Services, make: Make
     assert recording.duration_ms == len(FRAMES) * 1000 // (4 * 8000)
     assert recording.media["channels"] == 2
     assert [c["party"] for c in recording.channels] == ["caller", "callee"]
+
+
+async def test_the_closing_frame_is_answered_once_the_stream_is_durable(
+    client: Client, here: Services, make: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, token = await make("jambonz")
+
+    async def stream() -> int | None:
+        async with client.ws_connect(f"/ingest/t/{token}/record/custom") as socket:
+            await socket.send_json(OPENING)
+            await socket.send_bytes(FRAMES)
+        return socket.close_code
+
+    assert await stream() == aiohttp.WSCloseCode.OK
+    assert len(await recordings(here)) == 1
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(here.store, "put", away)
+    assert await stream() == aiohttp.WSCloseCode.TRY_AGAIN_LATER
+    assert len(await recordings(here)) == 1
 
 
 async def test_a_line_that_breaks_keeps_what_came(client: Client, here: Services, make: MakeSource) -> None:
