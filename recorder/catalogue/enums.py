@@ -31,7 +31,7 @@ class SubjectKind(StrEnum):
     UNLINKED = "unlinked"
     STAFF = "staff"
     CONTROLLER = "controller"
-    UPLOAD = "upload"  # an unfinished upload, until it is a recording
+    UPLOAD = "upload"  # an unfinished upload, or an order to fetch one, until it is a recording
     REQUEST = "request"  # a data subject's request, which outlives the erasure of the customer
 
 

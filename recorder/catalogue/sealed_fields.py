@@ -34,7 +34,8 @@ SOURCE_SECRET: Final = "source.secret"  # noqa: S105 - the name of a field
 """``source_secrets.sealed``: ``{value}``, under the controller's subject."""
 
 FETCH_ORDER: Final = "fetch.order"
-"""``fetches.sealed``: where audio is to be fetched and what it is, under the controller's subject."""
+"""``fetches.sealed``: where audio is to be fetched and what it is, under the order's own subject, which has
+the order's id."""
 
 BREACH_RECORD: Final = "breach.record"
 """``breaches.sealed``: ``{facts, effects, measures, delay, reason}``, under the controller's subject."""

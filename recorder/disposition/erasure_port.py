@@ -25,6 +25,7 @@ from recorder.disposition import erasure_rows as rows
 from recorder.disposition import ledger
 from recorder.disposition.certificates import CERTIFICATE_TYPE, certificate_document, sign, text
 from recorder.disposition.facts import load_cases
+from recorder.ingest.pending_erasure import forget_pending
 from recorder.ingest.resumable import ending as uploads
 from recorder.ingest.spool_erasure import doom_spooled
 from recorder.rights import shredding
@@ -100,17 +101,26 @@ class SqlErasurePort:
                     recording.state = RecordingState.ERASING
                 await rows.close_access(session, [r.id for r in gone], now)
             if erasure.scope != "original":
+                identities = {r.identity for r in gone}
                 doomed = await doom_spooled(
                     session,
                     self._services,
                     erasure.controller_id,
                     customer_id=erasure.customer_id,
-                    identities={r.identity for r in gone},
+                    identities=identities,
+                    now=now,
+                )
+                pending = await forget_pending(
+                    session,
+                    self._services,
+                    erasure.controller_id,
+                    customer_id=erasure.customer_id,
+                    identities=identities,
                     now=now,
                 )
             if erasure.customer_id is not None:
                 await rows.stop_matching(session, erasure.customer_id, now)
-            rows.note_copies(erasure, spooled=len(doomed))
+            rows.note_copies(erasure, uploads=pending, spooled=len(doomed))
             erasure.detail = {**erasure.detail, "to_erase": len(gone)}
             self._done(
                 session,

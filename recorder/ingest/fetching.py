@@ -1,8 +1,8 @@
 """Fetching audio that a sender told of: ordered durably, done in the background, tried again for days.
 
-An order is one row, sealed under the controller's key, and one job. The answer to the sender waits for their
-commit only. The job downloads straight into the pipeline: what the order says and what the bytes are is
-judged there, as with any push. An order that is settled forgets what it was about.
+An order is one row, sealed under a key of its own that ends with it, and one job. The answer to the sender
+waits for their commit only. The job downloads straight into the pipeline: what the order says and what the
+bytes are is judged there, as with any push. An order that is settled forgets what it was about.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.principals import Grant, Principal
 from recorder.audit.events import AuditEvent, Detail, record
-from recorder.catalogue.enums import JobState, Role, ScopeKind
+from recorder.catalogue.enums import JobState, Role, ScopeKind, SubjectKind
 from recorder.catalogue.locks import lock_values
 from recorder.catalogue.sealed_fields import FETCH_ORDER
-from recorder.catalogue.subjects import open_json, seal_json
-from recorder.catalogue.tables import Fetch, FetchState, Job, Recording, Source
+from recorder.catalogue.subjects import new_subject, open_json, seal_json
+from recorder.catalogue.tables import Fetch, FetchState, Job, Recording, Source, Subject
 from recorder.completeness.outcomes import note_outcome
 from recorder.errors import Conflict, Erased, RecorderError
 from recorder.ingest.adapters.base import Later, SenderOutcome
@@ -32,7 +32,7 @@ from recorder.ingest.admission import admit
 from recorder.ingest.orders import order_document, order_intent
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import IngestRequest
-from recorder.ingest.secrets import BASIC, BEARER, controller_subject, secrets_of
+from recorder.ingest.secrets import BASIC, BEARER, secrets_of
 from recorder.ingest.unwrapping import content_key, decrypted
 from recorder.jobs.queue import enqueue
 from recorder.outgoing.client import Downloader, FetchFailed
@@ -107,13 +107,14 @@ async def later(
         row.give_up_at = now + timedelta(hours=services.settings.fetch_hours)
         row.settled_at, row.recording_id = None, here
         if here is None:
-            subject = await controller_subject(session, controller_id)
+            subject = await _fresh_key(session, services, row, now)
             row.state = FetchState.WAITING
             row.sealed = seal_json(services.keyring, subject, FETCH_ORDER, row.id, order_document(intent))
             if not has_job:
                 enqueue(session, FETCH_JOB, row.id, now=now)
         else:  # it came by another road before
-            row.state, row.sealed, row.settled_at = FetchState.DONE, None, now
+            row.state = FetchState.DONE
+            await forget(session, row, now)
         session.add(row)
         outcome = SenderOutcome.FETCHING if here is None else SenderOutcome.RECEIVED
         await _note(session, services, row, intent.request, outcome, None, now)
@@ -169,9 +170,8 @@ class Fetcher:
             if row.due_at > self._services.clock.now():
                 return None  # another job has it
             source = await session.get_one(Source, row.source_id)
-            subject = await controller_subject(session, row.controller_id)
-            document = open_json(self._services.keyring, subject, FETCH_ORDER, row.id, row.sealed)
-        return _Order(row, order_intent(document), source)
+            intent = await opened(session, self._services, row)
+        return None if intent is None else _Order(row, intent, source)
 
     async def _fetch(self, order: _Order) -> tuple[uuid.UUID | None, str | None]:
         """Download into the pipeline.
@@ -234,7 +234,8 @@ class Fetcher:
             row = await session.get_one(Fetch, order.row.id, with_for_update=True)
             if row.state is not FetchState.WAITING or (failed and row.created_at != order.row.created_at):
                 return
-            row.state, row.sealed, row.settled_at = state, None, now
+            row.state = state
+            await forget(session, row, now)
             row.error, row.recording_id = None if code is None else code[:60], recording_id
             row.attempts += 1
             await _note(session, self._services, row, order.intent.request, outcome, code, now)
@@ -248,6 +249,37 @@ class Fetcher:
         self._services.metrics.fetches.labels("failed" if failed else "done").inc()
         if failed:
             log.error("audio given up", extra={"fetch": str(order.row.id), "error": code})
+
+
+async def opened(session: AsyncSession, services: Services, row: Fetch) -> Later | None:
+    """What a waiting order is about; None where it is settled, and its key destroyed."""
+    subject = await session.get(Subject, row.id, populate_existing=True)
+    if row.sealed is None or subject is None or subject.wrapped_key is None:
+        return None
+    return order_intent(open_json(services.keyring, subject, FETCH_ORDER, row.id, row.sealed))
+
+
+async def forget(session: AsyncSession, row: Fetch, now: datetime) -> None:
+    """Destroy what an order is about, in the running transaction: its key too, for backups have the rest."""
+    row.sealed, row.settled_at = None, now
+    await session.execute(
+        sa.update(Subject)
+        .where(Subject.id == row.id, Subject.wrapped_key.is_not(None))
+        .values(wrapped_key=None, destroyed_at=now)
+    )
+
+
+async def _fresh_key(session: AsyncSession, services: Services, row: Fetch, now: datetime) -> Subject:
+    """A new key for what is ordered now, even where the order is an old one."""
+    fresh = new_subject(services.keyring, row.controller_id, SubjectKind.UPLOAD, now=now, subject_id=row.id)
+    known = await session.get(Subject, row.id, with_for_update=True)
+    if known is None:
+        session.add(fresh)
+        await session.flush()
+        return fresh
+    known.wrapped_key, known.epoch, known.destroyed_at = fresh.wrapped_key, fresh.epoch, None
+    await session.flush()
+    return known
 
 
 async def tend(services: Services) -> None:
@@ -268,7 +300,10 @@ async def tend(services: Services) -> None:
     async with services.database.transaction() as session:
         for fetch_id in found:
             enqueue(session, FETCH_JOB, fetch_id, now=now)
-        await session.execute(sa.delete(Fetch).where(Fetch.settled_at < now - _KEEP_SETTLED))
+        old = sa.delete(Fetch).where(Fetch.settled_at < now - _KEEP_SETTLED).returning(Fetch.id)
+        gone = (await session.scalars(old)).all()
+        for start in range(0, len(gone), 400):
+            await session.execute(sa.delete(Subject).where(Subject.id.in_(gone[start : start + 400])))
 
 
 def principal_of(source: Source) -> Principal:

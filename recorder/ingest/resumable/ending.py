@@ -109,7 +109,7 @@ async def forget(session: AsyncSession, recording_ids: Sequence[uuid.UUID], now:
             .with_for_update(of=ResumableUpload)
         )
         for row in await session.scalars(query):
-            await _forget_one(session, row, now)
+            await forget_one(session, row, now)
             count += 1
         told = sa.and_(ResumableUpload.recording_id.in_(page), ResumableUpload.state == UploadState.DONE)
         await session.execute(sa.update(ResumableUpload).where(told).values(problem=None))
@@ -117,8 +117,8 @@ async def forget(session: AsyncSession, recording_ids: Sequence[uuid.UUID], now:
     return count
 
 
-async def _forget_one(session: AsyncSession, row: ResumableUpload, now: datetime) -> None:
-    """End one with the parts that it puts together."""
+async def forget_one(session: AsyncSession, row: ResumableUpload, now: datetime) -> None:
+    """End one, in the running transaction, with the parts that it puts together: it was erased."""
     for part in row.parts or ():
         other = await session.get(ResumableUpload, uuid.UUID(part), with_for_update=True)
         if other is not None and other.state in UNDER_WAY:
@@ -148,7 +148,7 @@ async def forget_erased(services: Services) -> int:
         )
         rows = list(await session.scalars(query))
         for row in rows:
-            await _forget_one(session, row, now)
+            await forget_one(session, row, now)
     return len(rows)
 
 

@@ -22,9 +22,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recorder.access.principals import Principal
-from recorder.catalogue.enums import RecordingState
-from recorder.catalogue.tables import AuditEntry, ExpectedRecording, Fetch, FetchState, Job, Recording, Source
+from recorder.catalogue.enums import DataSource, RecordingState
+from recorder.catalogue.sealed_fields import FETCH_ORDER
+from recorder.catalogue.subjects import open_json
+from recorder.catalogue.tables import (
+    AuditEntry,
+    ExpectedRecording,
+    Fetch,
+    FetchState,
+    Job,
+    Recording,
+    Source,
+    Subject,
+)
 from recorder.clock import ManualClock
+from recorder.customers.records import CustomerUpsert, upsert
+from recorder.disposition import erasures
 from recorder.errors import Erased
 from recorder.ingest.adapters.base import Later
 from recorder.ingest.digests import DigestCheck
@@ -160,6 +173,66 @@ async def test_audio_that_is_not_ready_is_fetched_when_it_is(
     assert row.outcome == "received"
     assert sender.seen[0].headers["X-Token"] == "t"
     assert here.metrics.registry.get_sample_value("recorder_fetches_total", {"outcome": "done"}) == 1
+
+
+async def key_of(services: Services, fetch: Fetch) -> Subject:
+    async with services.database.snapshot() as session:
+        return await session.get_one(Subject, fetch.id)
+
+
+async def test_what_an_order_is_about_ends_with_its_own_key(
+    here: Services, open_source: Source, sender: Sender, clock: ManualClock
+) -> None:
+    """Under a key that lived on, an old backup would go on telling who was called."""
+    sender.answers = [status(404)]
+    await order(here, open_source, sender.url())
+    fetch, _, _ = await state_of(here)
+    assert fetch.sealed is not None
+    first = await key_of(here, fetch)
+    assert open_json(here.keyring, first, FETCH_ORDER, fetch.id, fetch.sealed)["url"] == sender.url()
+    clock.advance(timedelta(days=4))
+    await work(here)
+    fetch, _, _ = await state_of(here)
+    gone = await key_of(here, fetch)
+    assert (fetch.state, gone.wrapped_key) == (FetchState.FAILED, None)
+    assert gone.destroyed_at == clock.now()
+
+    await order(here, open_source, sender.url())
+    second = await key_of(here, fetch)
+    assert second.destroyed_at is None
+    assert second.wrapped_key not in (None, first.wrapped_key)
+    clock.advance(timedelta(days=4))
+    await work(here)
+    clock.advance(timedelta(days=31))
+    await tend(here)
+    async with here.database.snapshot() as session:
+        assert await session.get(Subject, fetch.id) is None
+
+
+async def test_erasing_a_customer_ends_orders_for_their_calls(
+    here: Services, open_source: Source, sender: Sender, clock: ManualClock
+) -> None:
+    person = await upsert(
+        here,
+        open_source.controller_id,
+        CustomerUpsert(number="1001", source=DataSource.REGISTRATION),
+        actor="system:test",
+        request_id="r",
+    )
+    sender.answers = [audio()]
+    for name, number in (("t", "1001"), ("o", "2002")):
+        asked = request(external_id=name, strict=False, extension="wav", customer={"number": number})
+        await order(here, open_source, sender.url(f"/{name}"), request=asked)
+    done = await erasures.erase_customer(here, person.id, requested_by="os:test", now=clock.now())
+    assert done is not None
+    async with here.database.snapshot() as session:
+        states = {row.error: row for row in await session.scalars(sa.select(Fetch))}
+    assert (states["erased"].state, states["erased"].sealed) == (FetchState.DONE, None)
+    assert (await key_of(here, states["erased"])).wrapped_key is None
+    await work(here)
+    assert [each.path for each in sender.seen] == ["/o"]
+    async with here.database.snapshot() as session:
+        assert await session.scalar(sa.select(sa.func.count()).select_from(Recording)) == 1
 
 
 async def test_ordering_twice_fetches_once(here: Services, open_source: Source, sender: Sender) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recorder.catalogue.database import Database
-from recorder.catalogue.enums import ErasureGround
+from recorder.catalogue.enums import DataSource, ErasureGround
 from recorder.catalogue.tables import (
     AuditEntry,
     Controller,
@@ -26,6 +26,7 @@ from recorder.catalogue.tables import (
     UploadState,
 )
 from recorder.clock import ManualClock
+from recorder.customers.records import CustomerUpsert, upsert
 from recorder.disposition import erasures
 from recorder.disposition.rotation import rewrap_outdated, rotate
 from recorder.errors import InvalidInput, MalformedInput
@@ -174,6 +175,27 @@ async def test_an_erasure_reaches_pieces_of_the_same_recording(
     assert (refused.status, (await refused.json())["type"]) == (410, "urn:tallenne:problem:erased")
     shown = await (await tus.ask("GET", done)).json()
     assert (shown["recording"], shown["problem"]["status"]) == (None, 410)
+
+
+async def test_erasing_a_customer_ends_unfinished_uploads_of_their_calls(
+    tus: Tus, services: Services, controller: Controller, clock: ManualClock, wav: bytes
+) -> None:
+    person = await upsert(
+        services,
+        controller.id,
+        CustomerUpsert(number="1001", source=DataSource.REGISTRATION),
+        actor="system:test",
+        request_id="r",
+    )
+    theirs = await tus.create(len(wav), said(external_id="t", number="1001"))
+    others = await tus.create(len(wav), said(external_id="o", number="2002"))
+    for url in (theirs, others):
+        await tus.patch(url, 0, wav[:8000])
+    await erasures.erase_customer(services, person.id, requested_by="os:test", now=clock.now())
+    row, subject = await upload_row(services, theirs)
+    assert (row.state, row.sealed, subject.wrapped_key) == (UploadState.ENDED, None, None)
+    assert (await tus.patch(theirs, 8000, wav[8000:])).status == 410
+    assert "Recording-Id" in (await tus.patch(others, 8000, wav[8000:])).headers
 
 
 async def test_what_was_begun_while_it_was_erased_is_ended_by_the_chore(
