@@ -47,6 +47,7 @@ from recorder.catalogue.tables import (
     RightsRequest,
     RoleGrant,
     ScheduleVersion,
+    SpooledReceipt,
     Subject,
     WebSession,
 )
@@ -283,6 +284,10 @@ async def _destroy_expected(session: AsyncSession, ids: Sequence[uuid.UUID], _no
     await _delete(session, ExpectedRecording, ExpectedRecording.id, ids)
 
 
+async def _destroy_receipts(session: AsyncSession, ids: Sequence[uuid.UUID], _now: datetime) -> None:
+    await _delete(session, SpooledReceipt, SpooledReceipt.id, ids)
+
+
 async def _destroy_assessments(session: AsyncSession, ids: Sequence[uuid.UUID], _now: datetime) -> None:
     await folding.fold(session, ids)
 
@@ -445,6 +450,18 @@ CLASSES: Final[tuple[RecordClass, ...]] = (
         lambda controller: ExpectedRecording.controller_id == controller,
         lambda _grace_from: _held_recording(ExpectedRecording.recording_id),
         _destroy_expected,
+        singly=False,
+        steady=True,
+    ),
+    RecordClass(
+        # An id given with a 202 that no recording bears: it tells what became of a call.
+        "spooled_receipt",
+        "cdr",
+        SpooledReceipt.id,
+        {"call_started": SpooledReceipt.received_at},
+        lambda controller: SpooledReceipt.controller_id == controller,
+        lambda _grace_from: _held_recording(SpooledReceipt.recording_id),
+        _destroy_receipts,
         singly=False,
         steady=True,
     ),

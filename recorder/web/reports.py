@@ -42,6 +42,7 @@ _RECORDS: Final = {
     "contact": "Contacts",
     "customer": "Customers",
     "expected_recording": "Announced recordings",
+    "spooled_receipt": "Receipts of spooled calls",
     "listen": "Listens",
     "listening_link": "Listening links",
     "log_entry": "Log entries",

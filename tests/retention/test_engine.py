@@ -282,6 +282,15 @@ def test_what_is_unknown_keeps_and_closes_the_doubtful_purpose(rule: Rule, task:
     assert any("person has to decide" in line for line in explain(now, NOW))
 
 
+def test_a_cap_counts_from_the_call_whatever_came_after() -> None:
+    schedule = Schedule("fi-main", 1, PLAIN.rules, caps={SECURITY: Period(months=36)})
+    decision = decide(changed(last_contact=CALL + timedelta(days=700)), schedule, [], [], [], NOW)
+    assert decision.windows[SECURITY].end == datetime(2029, 3, 5, 22, tzinfo=UTC)
+    evidence = decision.windows[SERVICE].end
+    assert evidence is not None
+    assert evidence > datetime(2036, 1, 1, tzinfo=UTC)
+
+
 def test_doubt_about_a_purpose_closes_a_statutory_window_as_well_and_a_hold_opens_it() -> None:
     in_doubt = Rule("r", frozenset({LEGAL}), Period(days=1), Trigger(TriggerKind.CALL_ENDED))
     schedule = Schedule("fi-main", 1, (*WITH_STATUTE.rules, in_doubt))

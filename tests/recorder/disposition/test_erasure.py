@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from recorder.background import Background
 from recorder.catalogue import enums
 from recorder.catalogue.sealed_fields import RECORDING_METADATA
 from recorder.catalogue.subjects import open_json
@@ -490,9 +491,19 @@ async def test_a_store_that_is_away_leaves_the_erasure_open_and_the_sweep_resume
         assert (await world.get(recording_id)).state == "erasing"
         report = await sweep(world.services, world.controller.id, world.now)
         assert list(report.failed.values()) == ["Unavailable"]
+        for later, count in ((timedelta(days=1), 0), (timedelta(seconds=1), 1)):
+            clock_of(world.services).advance(later)
+            assert await overdue_gauge(world) == count
     report = await sweep(world.services, world.controller.id, world.now)
     assert len(report.resumed) == 1
     assert (await world.get(recording_id)).state == "erased"
+    assert await overdue_gauge(world) == 0
+
+
+async def overdue_gauge(world: World) -> float | None:
+    """The metric that should be zero, as the background sets it."""
+    await Background(world.services)._gauges()
+    return world.services.metrics.registry.get_sample_value("recorder_overdue_erasures")
 
 
 async def test_absence_is_asked_of_the_store_again(world: World) -> None:

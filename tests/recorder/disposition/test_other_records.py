@@ -32,6 +32,7 @@ from recorder.catalogue.tables import (
     Hold,
     Listen,
     Matter,
+    Recording,
     RegisteredRecipient,
     RequestItem,
     RightsRequest,
@@ -189,6 +190,24 @@ async def test_a_request_stays_while_a_call_rests_on_it_or_a_hold_stands(world: 
     async with world.services.database.snapshot() as session:
         assert await session.get(RightsRequest, held) is None
         assert await session.get(RightsRequest, resting) is not None
+
+
+async def test_a_request_about_a_held_call_stays_though_it_was_refused(world: World) -> None:
+    recording_id = await world.recording(await world.customer(last_contact=world.now))
+    refused = await request(world, None, decided_at=LONG_AGO)
+    of = matter(world, None)
+    await add(
+        world,
+        RequestItem(request_id=refused, recording_id=recording_id, outcome="refused", decided_at=LONG_AGO),
+        of,
+        hold(world, of, None, recording_id=recording_id),
+    )
+    async with world.services.database.transaction() as session:
+        (await session.get_one(Recording, recording_id)).held = True
+    assert (await counts(world))["request"] == (0, 1)
+    async with world.services.database.transaction() as session:
+        (await session.get_one(Recording, recording_id)).held = False
+    assert (await dispose(world))["request"] == 1
 
 
 async def test_matters_disclosures_breaches_and_approvals(world: World) -> None:

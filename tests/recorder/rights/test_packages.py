@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from recorder.background import Background
 from recorder.catalogue.enums import DataSource, JobState, LawfulBasis, PackageState, RecordingState
-from recorder.catalogue.sealed_fields import CUSTOMER_BATCH
+from recorder.catalogue.sealed_fields import CUSTOMER_BATCH, RECORDING_METADATA
 from recorder.catalogue.subjects import seal_json
 from recorder.catalogue.tables import (
     Certificate,
@@ -57,6 +57,10 @@ async def call(
         recording = await session.get_one(Recording, recording_id)
         recording.channels = STEREO if channels is None else channels
         recording.media, recording.lawful_basis = media or WAV, basis
+        subject = await session.get_one(Subject, recording.subject_id)
+        # As a sender may give it: who served the call stands in what it said as well.
+        said = {"caller": "+358401234567", "agent": "a7", "agents": ["a7"]}
+        recording.sealed = seal_json(world.services.keyring, subject, RECORDING_METADATA, recording_id, said)
     return recording_id
 
 
