@@ -22,7 +22,7 @@ UV ?= $(shell command -v uv || echo $(VENV)/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links $(UPGRADE)
 
-.PHONY: help run test test-fast test-prompts check coverage bench bench-estate lock clean
+.PHONY: help run test test-fast test-prompts check coverage chaos bench bench-estate lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 /p' $(MAKEFILE_LIST) | awk '{ printf "  %s %-13s", $$1, $$2; $$1 = $$2 = ""; print }'
@@ -48,6 +48,9 @@ check: $(DEV_STAMP) ## types, lint, format, direction of imports, migrations
 	$(PY) -m tests.check_migrations
 	@! grep -nE 'https?://|--(extra-)?index-url|--find-links' requirements/*.txt || { \
 		echo "lock files must not carry addresses"; exit 1; }
+
+chaos: $(DEV_STAMP) ## thousands of pushes while everything breaks; ARGS="--count 3000 --minutes 30 --seed 1", docs/chaos.md
+	@$(PY) -m tests.system.chaos $(ARGS)
 
 bench: $(DEV_STAMP) ## measure against the raw S3 server and rclone, write docs/performance.md
 	@$(PY) -m bench $(ARGS)

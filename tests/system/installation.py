@@ -103,6 +103,11 @@ class Installation:
         assert self._serve is not None
         return self._serve
 
+    @property
+    def worker(self) -> Daemon:
+        assert self._worker is not None
+        return self._worker
+
     def open_settings(self) -> Settings:
         given = {k: v for k, v in self.environment.items() if k.startswith("RECORDER_")}
         read = {k: json.loads(v) if v.startswith("[") else v for k, v in given.items()}
@@ -178,10 +183,14 @@ class Installation:
             passwords.CURRENT = usual
 
     def start(self) -> None:
-        """Start ``recorder serve``, and ``recorder worker`` where the database is no embedded one."""
-        self._serve = self._daemon("serve")
-        self._serve.start()
-        if self.with_worker:
+        """Start ``recorder serve``, and ``recorder worker`` where the database is no embedded one.
+
+        What runs already is left alone.
+        """
+        if self._serve is None or not self._serve.running:
+            self._serve = self._daemon("serve")
+            self._serve.start()
+        if self.with_worker and (self._worker is None or not self._worker.running):
             self._worker = self._daemon("worker")
             self._worker.start()
         try:
