@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pytest
 import sqlalchemy as sa
@@ -392,7 +392,7 @@ def _filled(value: Any, ids: Ids) -> Any:
 
 def person(role: Role, controller: Controller, *, source: Source | None = None) -> Principal:
     """Somebody with one role; for telephony, a source's token."""
-    kind = "source" if role is Role.TELEPHONY else "account"
+    kind: Literal["source", "account"] = "source" if role is Role.TELEPHONY else "account"
     identity = str(source.id) if source is not None else str(uuid.uuid5(uuid.NAMESPACE_OID, role.value))
     grants = (Grant(role, controller.id, ScopeKind.CONTROLLER),)
     return Principal(kind, identity, controller.id, grants, source_id=None if source is None else source.id)

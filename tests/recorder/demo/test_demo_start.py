@@ -114,6 +114,28 @@ def check_calls(document: dict[str, Any]) -> None:
     assert sum(item["customer"]["id"] is None if item["customer"] else True for item in items) == 1
 
 
+def check_desk(document: dict[str, Any]) -> None:
+    """Something lies on every desk, once."""
+
+    def items(role: str, path: str) -> list[dict[str, Any]]:
+        status, body = ask(document, role, path)
+        assert status == 200, body
+        found = json.loads(body)["items"]
+        assert isinstance(found, list)
+        return found
+
+    assert sorted(item["type"] for item in items("privacy", "/api/v1/requests")) == ["access", "erasure"]
+    [step] = items("legal", "/api/v1/approvals?state=pending")
+    assert step["details"]["step"] == "role.grant"
+    assert [item["outcome"] for item in items("operator", "/api/v1/completeness/expected")] == ["missing"]
+    assert len(items("operator", "/api/v1/quarantine")) == 1
+    transferred = [item for item in listed(document) if item["queue"] == "orders" and "sv" in item["tags"]]
+    status, body = ask(document, "quality", f"/api/v1/calls/{transferred[0]['call_id']}")
+    assert status == 200, body
+    ways = {call["way"]: len(call["recordings"]) for call in json.loads(body)["calls"]}
+    assert ways == {"from": 2, "self": 1}
+
+
 def check_sign_in(document: dict[str, Any]) -> None:
     account = next(a for a in document["accounts"] if a["role"] == "quality")
     body = json.dumps({"username": account["username"], "password": account["password"]}).encode()
@@ -148,6 +170,7 @@ def test_a_killed_first_start_is_finished_by_the_next(tmp_path: Path, free_port:
         assert document["accounts"] == before["accounts"]
         assert document["tokens"][: len(before["tokens"])] == before["tokens"]
         check_calls(document)
+        check_desk(document)
         check_sign_in(document)
         ids = {item["id"] for item in listed(document)}
         out = stop(process)
