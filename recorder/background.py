@@ -15,14 +15,15 @@ import sqlalchemy as sa
 
 from recorder.audit.log import Sequencer
 from recorder.catalogue.tables import Job
+from recorder.completeness.watching import watch
 from recorder.disposition import released_sweep
 from recorder.disposition.redaction import destroy_original
 from recorder.disposition.sweeping import overdue
 from recorder.errors import Conflict, Erased
 from recorder.ingest.fetching import FETCH_JOB, Fetcher, tend
 from recorder.ingest.probe import check_media
-from recorder.jobs.chores import standard_chores
 from recorder.ingest.resumable.finishing import tend_uploads
+from recorder.jobs.chores import standard_chores
 from recorder.jobs.clockwork import Chore, Clockwork
 from recorder.jobs.findings import count_open
 from recorder.jobs.worker import GiveUp, Handler, Limits, Worker
@@ -56,9 +57,10 @@ class Background:
         own = (
             Chore("gauges", timedelta(seconds=15), self._gauges),
             Chore("request-reminders", timedelta(minutes=15), lambda: remind(services)),
-            Chore("packages", timedelta(minutes=5), lambda: expire(services)),
             Chore("uploads", timedelta(minutes=1), lambda: tend_uploads(services)),
+            Chore("packages", timedelta(minutes=5), lambda: expire(services)),
             Chore("fetches", timedelta(minutes=1), lambda: tend(services)),
+            Chore("completeness", timedelta(minutes=1), lambda: watch(services)),
             Chore("webhook-events", timedelta(seconds=1), lambda: follow_log(services)),
             Chore("webhooks", timedelta(seconds=1), lambda: deliver_due(services, chance=random.random)),
             Chore("webhooks-past", timedelta(hours=1), lambda: forget_old(services)),
