@@ -22,6 +22,7 @@ from recorder.archive.manifest import Entry, Unusable
 from recorder.archive.places import Place
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import RecordingState, Role, ScopeKind
+from recorder.catalogue.subjects import blind_index
 from recorder.catalogue.tables import Source
 from recorder.errors import Conflict, Erased, RecorderError, Unavailable
 from recorder.ingest.pipeline import Intake
@@ -61,6 +62,7 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 continue
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.fchmod(descriptor, 0o600)
         os.ftruncate(descriptor, len(kept))
         os.lseek(descriptor, 0, os.SEEK_END)
         self._file = os.fdopen(descriptor, "ab", buffering=0)
@@ -148,7 +150,7 @@ async def import_archive(
 
     async def feed() -> None:
         while (entry := await asyncio.to_thread(next, entries, None)) is not None:
-            if isinstance(entry, Entry) and journal.done(entry.key):
+            if isinstance(entry, Entry) and journal.done(run.key_of(entry)):
                 run.summary.skipped += 1
             else:
                 await queue.put(entry)
@@ -191,7 +193,7 @@ class _Run:
         if isinstance(entry, Unusable):
             await self._settle({"line": entry.line, "key": "", "result": "unusable", "reason": entry.reason})
             return
-        line: dict[str, Any] = {"line": entry.line, "key": entry.key}
+        line: dict[str, Any] = {"line": entry.line, "key": self.key_of(entry)}
         try:
             outcome = await self._push(entry)
         except Unavailable:
@@ -206,6 +208,11 @@ class _Run:
         else:
             line |= self._said(outcome)
         await self._settle(line)
+
+    def key_of(self, entry: Entry) -> str:
+        """Under which the report knows an entry: keyed, for a short line is found by trying them all."""
+        controller_id = self.pusher.controller_id or uuid.UUID(int=0)
+        return blind_index(self.services.keyring, controller_id, "import", entry.key).hex()
 
     async def _push(self, entry: Entry) -> Outcome:
         attempt = 0

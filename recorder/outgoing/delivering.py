@@ -24,10 +24,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import WebhookState
 from recorder.catalogue.tables import WebhookEndpoint, WebhookMessage
+from recorder.errors import Erased
 from recorder.outgoing import signing
 from recorder.outgoing.client import FetchFailed, Guarded, is_private_address
 from recorder.outgoing.endpoints import open_endpoint
 from recorder.services import Services
+from storage.errors import TamperedObject
 
 log = logging.getLogger("recorder.webhooks")
 
@@ -128,7 +130,13 @@ async def _claim(services: Services) -> list[_Order]:
             .with_for_update(of=WebhookMessage, skip_locked=True)
         )
         for message, endpoint in (await session.execute(query)).all():
-            opened = await open_endpoint(session, services, endpoint)
+            try:
+                opened = await open_endpoint(session, services, endpoint)
+            except (TamperedObject, Erased):
+                # One that cannot be opened must not hold up the others: a person has to make it anew.
+                endpoint.enabled, endpoint.disabled_reason = False, "unreadable"
+                log.error("a webhook's address cannot be unsealed", extra={"webhook": str(endpoint.id)})
+                continue
             previous = endpoint.previous_until is not None and endpoint.previous_until > now
             message.attempts += 1
             message.not_before = now + _CLAIM

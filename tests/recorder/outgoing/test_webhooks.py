@@ -282,6 +282,22 @@ async def test_a_removed_endpoint_leaves_neither_address_nor_messages(
         await endpoints.send_test(services, OPERATOR, row.id)
 
 
+async def test_an_endpoint_that_cannot_be_unsealed_holds_up_nobody(
+    services: Services, controller: Controller, receiver: Receiver
+) -> None:
+    row, _ = await endpoints.create_endpoint(
+        services, OPERATOR, controller.id, url=receiver.url, label="broken"
+    )
+    await endpoints.create_endpoint(services, OPERATOR, controller.id, url=receiver.url, label="crm")
+    async with services.database.transaction() as session:
+        broken = await session.get_one(WebhookEndpoint, row.id)
+        broken.sealed = broken.sealed[:-1] + bytes([broken.sealed[-1] ^ 1])
+    await happen(services, controller, "recording.stored")
+    assert await told(services) == 1
+    views = await endpoints.list_endpoints(services, OPERATOR, controller.id)
+    assert [view.row.disabled_reason for view in views] == ["unreadable", None]
+
+
 async def test_a_test_message_goes_whatever_was_chosen(
     services: Services, controller: Controller, receiver: Receiver
 ) -> None:
