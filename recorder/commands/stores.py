@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recorder.archive.moving import Moved
     from storage.objects import ObjectStore
 
+_NEEDED = ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY")
 _to = click.option(
     "--to", "address", required=True, metavar="ADDRESS", help="file:///directory or s3://bucket."
 )
@@ -73,12 +74,16 @@ async def _target(address: str) -> AsyncIterator[ObjectStore]:
     from storage.errors import Misuse
     from storage.stores import open_store
 
+    said = {name: os.environ.get(f"RECORDER_TARGET_{name}") for name in _NEEDED}
+    missing = [f"RECORDER_TARGET_{name}" for name, value in said.items() if not value]
+    if address.startswith("s3:") and missing:
+        raise Usage(f"--to: a bucket needs {', '.join(missing)}")
     try:
         found = open_store(
             address,
-            s3_endpoint=os.environ.get("RECORDER_TARGET_ENDPOINT"),
-            access_key=os.environ.get("RECORDER_TARGET_ACCESS_KEY"),
-            secret_key=os.environ.get("RECORDER_TARGET_SECRET_KEY"),
+            s3_endpoint=said["ENDPOINT"],
+            access_key=said["ACCESS_KEY"],
+            secret_key=said["SECRET_KEY"],
             region=os.environ.get("RECORDER_TARGET_REGION"),
         )
     except Misuse as error:

@@ -62,7 +62,7 @@ def test_an_archive_is_imported_and_a_second_run_skips_it(pbx: Recorder, tmp_pat
         (("import", ".", "--source", "old-pbx", "--report", "r", "--zone", "Mars/Olympus"), "--zone"),
         (("import", ".", "--source", "old-pbx", "--report", "r", "--pattern", "{what}"), "--pattern"),
         (("store", "copy", "--to", "ftp://x"), "--to"),
-        (("store", "copy", "--to", "s3://new"), "--to"),
+        (("store", "copy", "--to", "s3://new"), "RECORDER_TARGET_ENDPOINT"),
         (("reconcile", "cdr", __file__, "--source", "old-pbx", "--zone", "Nowhere"), "--zone"),
         (("customer", "import", __file__), "--format"),
     ],
