@@ -42,7 +42,7 @@ class Vandal:
 
     def take(self) -> str:
         """The id of a recording to which nothing was done."""
-        return self.victims.pop()
+        return str(self.victims.pop())
 
     def connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.config.database.removeprefix("sqlite:"), timeout=30)
@@ -115,9 +115,10 @@ def _vandalise(vandal: Vandal) -> list[tuple[str, str]]:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(recordings)")]
         others = ", ".join(f'"{name}"' for name in columns if name not in ("id", "identity"))
         connection.execute(
-            f'INSERT INTO recordings (id, identity, {others}) SELECT ?, ?, {others} FROM recordings WHERE id = ?',
+            f"INSERT INTO recordings (id, identity, {others})"
+            f" SELECT ?, ?, {others} FROM recordings WHERE id = ?",
             (twin.hex, b"another", text_of(doubled)),
-        )  # fmt: skip
+        )
     connection.close()
     wanted += [("duplicate", "sha256"), ("recording without an object", str(twin))]
 
@@ -138,8 +139,8 @@ def _vandalise(vandal: Vandal) -> list[tuple[str, str]]:
     (Path(vandal.config.spool) / "items" / "left").write_bytes(b"")
     wanted += [("orphan", "o/zz/stray"), ("left in the spool", "left"), ("not drained", "")]
 
-    vandal.sql("UPDATE fetches SET state = 'waiting' WHERE id = (SELECT id FROM fetches LIMIT 1)")
-    vandal.sql("UPDATE resumable_uploads SET state = 'finishing' WHERE id = (SELECT id FROM resumable_uploads LIMIT 1)")  # fmt: skip
+    for table, state in (("fetches", "waiting"), ("resumable_uploads", "finishing")):
+        vandal.sql(f"UPDATE {table} SET state = ? WHERE id = (SELECT min(id) FROM {table})", state)
     wanted += [("fetch not done", ""), ("uploads finishing", "")]
 
     vandal.sql("UPDATE audit_entries SET actor = 'somebody' WHERE id = (SELECT min(id) FROM audit_entries)")
