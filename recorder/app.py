@@ -184,6 +184,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
             access_log=None,
             handle_signals=False,
             handler_cancellation=True,
+            # Compressed bodies are refused; inflating one to discard it would stop the loop for seconds.
+            auto_decompress=False,
             shutdown_timeout=settings.shutdown_seconds / 10,  # aiohttp waits this long twice
         )
         await runner.setup()

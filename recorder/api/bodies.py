@@ -229,7 +229,7 @@ def refuse_encoding(headers: MultiMapping[str]) -> None:
         UnsupportedMediaType: there is a Content-Encoding.
     """
     if headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in _IDENTITY:
-        raise UnsupportedMediaType("send the audio as it is, without a Content-Encoding")
+        raise UnsupportedMediaType("send the body as it is, without a Content-Encoding")
 
 
 def digest_fields(headers: MultiMapping[str]) -> list[tuple[str, str | None]]:

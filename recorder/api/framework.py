@@ -18,6 +18,7 @@ from aiohttp.http import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
 from recorder.access.principals import Principal
+from recorder.api.bodies import refuse_encoding
 from recorder.errors import (
     FieldError,
     InvalidInput,
@@ -234,9 +235,11 @@ async def read_bounded(request: web.Request, limit: int, *, seconds: float) -> b
         seconds: in which the whole of it has to be here; a sender that drips holds nothing for longer.
 
     Raises:
-        TooLarge: it is longer than the limit, decompressed.
+        UnsupportedMediaType: it is compressed.
+        TooLarge: it is longer than the limit.
         MalformedInput: it did not arrive whole, or not in time.
     """
+    refuse_encoding(request.headers)
     parts: list[bytes] = []
     size = 0
     try:
@@ -249,7 +252,7 @@ async def read_bounded(request: web.Request, limit: int, *, seconds: float) -> b
     except TimeoutError:
         raise MalformedInput(f"the body did not arrive within {seconds:g} seconds") from None
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
-        raise MalformedInput("the body broke off, or its framing or Content-Encoding is wrong") from None
+        raise MalformedInput("the body broke off, or its framing is wrong") from None
     return b"".join(parts)
 
 
