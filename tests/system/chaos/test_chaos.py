@@ -14,7 +14,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.prompts import Prompts
 from tests.servers.s3 import S3Server
 from tests.system.chaos.checker import Config
-from tests.system.chaos.run import Plan, Result, checked, embedded_run, production_world, speech_of
+from tests.system.chaos.run import Plan, Result, checked, embedded_run, production_world, speech_of, told
 from tests.system.installation import Installation
 
 # About a minute each on two idle cores.
@@ -24,6 +24,7 @@ Make = Callable[..., Installation]
 
 def proved(result: Result) -> dict[str, Any]:
     """The run's counts, once everything in them is as it should be."""
+    told(str(result.seconds))
     assert result.report["findings"] == []
     assert result.code == 0
     assert 500 not in result.statuses
@@ -47,7 +48,7 @@ async def test_nothing_accepted_is_lost_on_postgresql_and_s3(
     tmp_path: Path,
 ) -> None:
     store, database = await asyncio.to_thread(own_s3_server), await asyncio.to_thread(own_postgres)
-    plan = Plan(seed=4, count=210, faults=8)
+    plan = Plan(seed=4, count=168, faults=7)
     speech = speech_of(prompts.files["wav"])
     async with production_world(plan, speech, tmp_path, own_installation, store, database) as run:
         result = await run.go()
