@@ -206,7 +206,7 @@ ROUTES: tuple[Route, ...] = (
         body=TokenBody,
         answer=TokenAnswer,
         status=201,
-        raises=(NotFound,),
+        raises=(NotFound, Conflict),
         body_optional=True,
     ),
     Route(

@@ -100,7 +100,6 @@ class SqlErasurePort:
                 for recording in gone:
                     recording.state = RecordingState.ERASING
                 await rows.close_access(session, [r.id for r in gone], now)
-            if erasure.scope != "original":
                 identities = {r.identity for r in gone}
                 doomed = await doom_spooled(
                     session,
@@ -118,9 +117,9 @@ class SqlErasurePort:
                     identities=identities,
                     now=now,
                 )
+                rows.note_copies(erasure, uploads=pending, spooled=len(doomed))
             if erasure.customer_id is not None:
                 await rows.stop_matching(session, erasure.customer_id, now)
-            rows.note_copies(erasure, uploads=pending, spooled=len(doomed))
             erasure.detail = {**erasure.detail, "to_erase": len(gone)}
             self._done(
                 session,

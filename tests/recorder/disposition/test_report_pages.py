@@ -84,7 +84,7 @@ async def test_the_page_shows_the_numbers_and_what_is_overdue(world: World, clie
     async with world.services.database.transaction() as session:
         (await session.get_one(Recording, recording_id)).erase_on = world.now - timedelta(days=2)
     page = await get(client, "/app/retention", "privacy")
-    assert "1 recordings whose time ended more than a day ago" in page
+    assert "1 recording whose time ended more than a day ago" in page
     assert "Nothing is overdue." not in page
     await get(client, "/app/retention", "agent", 403)
 
