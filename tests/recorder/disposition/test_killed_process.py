@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -118,7 +119,7 @@ async def test_after_kill_9_the_next_run_finishes_the_erasure(lasting: Any, data
         step,
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[3],
-        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+        env={"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     try:
         assert process.stdout is not None
