@@ -146,7 +146,11 @@ FORM = "Content-Type: multipart/form-data; boundary=b"
         ((FORM,), PART_1 + PART_2 + b"Content-Length: 999999\r\n\r\n" + AUDIO + b"\r\n--b--\r\n"),
         (
             (FORM,),
-            PART_1 + PART_2 + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(AUDIO, mtime=0) + b"\r\n--b--\r\n",
+            PART_1
+            + PART_2
+            + b"Content-Encoding: gzip\r\n\r\n"
+            + gzip.compress(AUDIO, mtime=0)
+            + b"\r\n--b--\r\n",
         ),
         ((FORM,), PART_1 + PART_2 + b"Content-Transfer-Encoding: base64\r\n\r\n" + AUDIO + b"\r\n--b--\r\n"),
         ((FORM,), b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\n--c--\r\n--b--\r\n"),
