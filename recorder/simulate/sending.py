@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ class Target:
         return data if self.hinder is None else self.hinder(data)
 
 
-class Sender:
+class Sender(ABC):
     """One kind of sender.
 
     Attributes:
@@ -99,13 +100,13 @@ class Sender:
         """What of a call is handed over."""
         return [piece(call.wav(), call.id)]
 
+    @abstractmethod
     async def send(self, target: Target, call: SimulatedCall) -> Sent:
         """Hand one call over, once.
 
         Raises:
             aiohttp.ClientError, TimeoutError, OSError: no answer came.
         """
-        raise NotImplementedError
 
 
 def piece(body: bytes, external_id: str, leg: str | None = None) -> Piece:
