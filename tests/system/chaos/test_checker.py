@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.processes import wait_until
 from tests.servers.prompts import Prompts
 from tests.system.chaos.checker import Config, check
 from tests.system.chaos.run import Plan, embedded_run, speech_of
@@ -41,8 +42,23 @@ class Vandal:
         self.victims = list(named)
 
     def take(self) -> str:
-        """The id of a recording to which nothing was done."""
-        return str(self.victims.pop())
+        """The id of a recording to which nothing was done, and with which the service is done.
+
+        A check of its media that is still queued would judge it again and so undo what is done to it.
+        """
+        name = str(self.victims.pop())
+        query = "SELECT count(*) FROM jobs WHERE target_id = ? AND state IN ('queued', 'running')"
+        connection = self.connected()
+
+        def at_rest() -> bool:
+            (left,) = connection.execute(query, (text_of(name),)).fetchone()
+            return bool(left == 0)
+
+        try:
+            wait_until(at_rest, "the background work on a recording did not end", seconds=300.0)
+        finally:
+            connection.close()
+        return name
 
     def connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.config.database.removeprefix("sqlite:"), timeout=30)
