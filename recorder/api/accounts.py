@@ -12,8 +12,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 from recorder.access import accounts, approvals, sessions, tokens
 from recorder.access.listening import SecondPersonNeeded
 from recorder.access.principals import Grant, Principal
-from recorder.api.framework import CSRF, ApiCall, Route, json_response, no_content
+from recorder.api.framework import CSRF, ApiCall, Other, Route, json_response, no_content
 from recorder.api.middleware import SESSION_COOKIE, check_same_site
+from recorder.api.pending import ApprovalPending, pending
 from recorder.catalogue.enums import ApprovalState, Role, ScopeKind
 from recorder.errors import Conflict, Forbidden, InvalidInput, Locked, NotFound, Unauthenticated
 from recorder.playback.finding import controller_of
@@ -73,14 +74,6 @@ class ApprovalQuery(_Model):
     """A second person's approval, which a role that hears calls needs."""
 
     approval: uuid.UUID | None = Field(None, description="without it, the approval is asked for")
-
-
-class StepPending(BaseModel):
-    """A step that waits for a second person: once approved, send the same request with ``approval``."""
-
-    approval: uuid.UUID
-    state: ApprovalState
-    expires_at: datetime
 
 
 class NewAccount(_Model):
@@ -297,7 +290,7 @@ async def create_account(call: ApiCall) -> Created | web.Response:
             request_id=call.request_id,
         )
     except SecondPersonNeeded as needed:
-        return _pending(needed)
+        return pending(needed.approval)
     return Created(id=account_id)
 
 
@@ -322,7 +315,7 @@ async def change_password(call: ApiCall) -> web.StreamResponse:
             request_id=call.request_id,
         )
     except SecondPersonNeeded as needed:
-        return _pending(needed)
+        return pending(needed.approval)
     return no_content()
 
 
@@ -341,7 +334,7 @@ async def grant_role(call: ApiCall) -> Created | web.Response:
             request_id=call.request_id,
         )
     except SecondPersonNeeded as needed:
-        return _pending(needed)
+        return pending(needed.approval)
     return Created(id=grant_id)
 
 
@@ -383,7 +376,7 @@ async def issue_token(call: ApiCall) -> IssuedToken | web.Response:
             request_id=call.request_id,
         )
     except SecondPersonNeeded as needed:
-        return _pending(needed)
+        return pending(needed.approval)
     return IssuedToken(id=issued.id, token=issued.token, expires_at=issued.expires_at)
 
 
@@ -437,11 +430,6 @@ async def decide_approval(call: ApiCall) -> Approval:
         request_id=call.request_id,
     )
     return _approval(view)
-
-
-def _pending(needed: SecondPersonNeeded) -> web.Response:
-    asked = needed.approval
-    return json_response(StepPending(approval=asked.id, state=asked.state, expires_at=asked.expires_at), 202)
 
 
 def _session(principal: Principal, csrf: str | None, expires_at: datetime | None) -> Session:
@@ -520,7 +508,9 @@ def _approval(view: approvals.ApprovalView) -> Approval:
 
 _V: Final = "/api/v1"
 _NO: Final = (Forbidden, InvalidInput)
-_SECOND: Final = {202: "asked for; a role hears calls, so a second person has to approve it"}
+_SECOND: Final = {
+    202: Other("asked for; a role hears calls, so a second person has to approve it", ApprovalPending)
+}
 
 # fmt: off
 ROUTES: tuple[Route, ...] = (

@@ -11,7 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from recorder.access.approvals import ApprovalView
 from recorder.api.certificate_page import page
-from recorder.api.framework import ApiCall, Route, json_response
+from recorder.api.framework import ApiCall, Route
+from recorder.api.pending import ASKED, pending
 from recorder.catalogue.enums import Direction, LawfulBasis
 from recorder.catalogue.tables import Hold, Restriction, ScheduleVersion
 from recorder.disposition import desk
@@ -149,14 +150,6 @@ class MatterList(BaseModel):
     items: list[MatterAnswer]
 
 
-class ReleasePending(BaseModel):
-    """A release that waits for a second person."""
-
-    approval: uuid.UUID
-    state: str
-    expires_at: datetime
-
-
 class RestrictionAnswer(BaseModel):
     """A restriction of processing."""
 
@@ -276,8 +269,7 @@ async def release_hold(call: ApiCall) -> HoldAnswer | web.Response:
         request_id=call.request_id,
     )
     if isinstance(found, ApprovalView):
-        waiting = ReleasePending(approval=found.id, state=str(found.state), expires_at=found.expires_at)
-        return json_response(waiting, 202)
+        return pending(found)
     return _hold(found)
 
 
@@ -477,7 +469,7 @@ ROUTES: tuple[Route, ...] = (
         tag=_TAG,
         query=ReleaseQuery,
         answer=HoldAnswer,
-        other={202: "asked for; a second person has to approve it"},
+        other=ASKED,
         raises=(*_ONE, Conflict, InvalidInput),
     ),
     Route(

@@ -90,6 +90,14 @@ Handler = Callable[[ApiCall], Awaitable[BaseModel | web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
+class Other:
+    """A further successful answer of an operation, with a model of its own."""
+
+    meaning: str
+    answer: type[BaseModel]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One operation of the API.
 
@@ -99,7 +107,7 @@ class Route:
         body: model of a JSON body.
         answer: model of the JSON answer.
         status: status of success.
-        other: further successful statuses, with what they mean.
+        other: further successful statuses, with what they mean; as :class:`Other` where the answer differs.
         auth: ``required``: deny without a principal; ``public``: the handler does without.
         security: names of the document's security schemes, any of which will do.
         raises: errors this operation documents beside the ones every operation has.
@@ -116,7 +124,7 @@ class Route:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     status: int = 200
-    other: Mapping[int, str] = field(default_factory=dict)
+    other: Mapping[int, str | Other] = field(default_factory=dict)
     auth: Literal["required", "public"] = "required"
     security: tuple[str, ...] = ("bearer", "session")
     raises: tuple[type[Exception], ...] = ()

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from recorder import errors
-from recorder.api.framework import Route
+from recorder.api.framework import Other, Route
 from recorder.api.problems import CONTENT_TYPE, kind_of
 
 _REF = "#/components/schemas/{model}"
@@ -40,7 +40,10 @@ _PROBLEM: dict[str, Any] = {
 def build(routes: tuple[Route, ...], *, version: str) -> dict[str, Any]:
     """Generate the document."""
     inputs = dict.fromkeys(r.body for r in routes if r.body)
-    outputs = dict.fromkeys(r.answer for r in routes if r.answer)
+    outputs = dict.fromkeys(
+        [*(r.answer for r in routes if r.answer)]
+        + [other.answer for r in routes for other in r.other.values() if isinstance(other, Other)]
+    )
     modes: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         *((m, "validation") for m in inputs),
         *((m, "serialization") for m in outputs),
@@ -119,16 +122,19 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
     if content:
         success["content"] = content
     responses: dict[str, Any] = {str(route.status): success}
-    for status, meaning in route.other.items():
-        # 304 has no body (RFC 9110 section 15.4.5).
-        responses[str(status)] = (
-            {"description": meaning} if status == 304 else {**success, "description": meaning}
-        )
+    for status, other in route.other.items():
+        if isinstance(other, Other):
+            own = {"application/json": {"schema": refs[other.answer, "serialization"]}}
+            responses[str(status)] = {"description": other.meaning, "content": own}
+        elif status == 304:  # has no body (RFC 9110 section 15.4.5)
+            responses[str(status)] = {"description": other}
+        else:
+            responses[str(status)] = {**success, "description": other}
     for status, title in statuses(route).items():
         # A route may answer a failing status in its own form as well, as readiness does.
-        own = responses.get(str(status), {"description": title})
+        begun = responses.get(str(status), {"description": title})
         problem = {CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
-        responses[str(status)] = {**own, "content": {**own.get("content", {}), **problem}}
+        responses[str(status)] = {**begun, "content": {**begun.get("content", {}), **problem}}
     return responses
 
 

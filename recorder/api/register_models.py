@@ -142,14 +142,6 @@ class DisclosureList(BaseModel):
     items: list[DisclosureAnswer]
 
 
-class DisclosurePending(BaseModel):
-    """A disclosure that waits for a second person."""
-
-    approval: uuid.UUID
-    state: str
-    expires_at: datetime
-
-
 class ResearchBody(_Model):
     """Which calls are in a set for research, and for whom."""
 

@@ -8,7 +8,8 @@ from typing import Final
 from aiohttp import web
 
 from recorder.access.approvals import ApprovalView
-from recorder.api.framework import ApiCall, Route, json_response
+from recorder.api.framework import ApiCall, Route
+from recorder.api.pending import ASKED, pending
 from recorder.api.register_models import (
     BreachAnswer,
     BreachBody,
@@ -18,7 +19,6 @@ from recorder.api.register_models import (
     DisclosureAnswer,
     DisclosureBody,
     DisclosureList,
-    DisclosurePending,
     DisclosureQuery,
     EndQuery,
     HeardItem,
@@ -123,8 +123,7 @@ async def disclose(call: ApiCall) -> DisclosureAnswer | web.Response:
         request_id=call.request_id,
     )
     if isinstance(found, ApprovalView):
-        waiting = DisclosurePending(approval=found.id, state=str(found.state), expires_at=found.expires_at)
-        return json_response(waiting, 202)
+        return pending(found)
     return disclosure_answer(found)
 
 
@@ -140,8 +139,7 @@ async def export_research(call: ApiCall) -> ResearchAnswer | web.Response:
         request_id=call.request_id,
     )
     if isinstance(found, ApprovalView):
-        waiting = DisclosurePending(approval=found.id, state=str(found.state), expires_at=found.expires_at)
-        return json_response(waiting, 202)
+        return pending(found)
     return ResearchAnswer(
         disclosure=found.disclosure.id,
         recipient=found.disclosure.recipient_id,
@@ -327,11 +325,11 @@ ROUTES: tuple[Route, ...] = (
           query=DisclosureQuery, answer=DisclosureList, raises=(Forbidden, InvalidInput)),
     Route("POST", _DISCLOSURES, disclose, summary="Disclose recordings, with a second person's approval",
           tag=_TAG, body=DisclosureBody, answer=DisclosureAnswer,
-          other={202: "asked for; a second person has to approve it"}, raises=(*_ONE, Erased, InvalidInput)),
+          other=ASKED, raises=(*_ONE, Erased, InvalidInput)),
     Route("POST", "/api/v1/registers/research-exports", export_research, tag=_TAG,
           summary="A pseudonymised set for research, with a second person's approval",
           body=ResearchBody, answer=ResearchAnswer,
-          other={202: "asked for; a second person has to approve it"}, raises=(*_ONE, InvalidInput)),
+          other=ASKED, raises=(*_ONE, InvalidInput)),
     Route("GET", _BREACHES, list_breaches, summary="List breaches, what is due first", tag=_TAG,
           query=BreachQuery, answer=BreachList, raises=(Forbidden, InvalidInput)),
     Route("POST", _BREACHES, open_breach, summary="Enter a personal data breach", tag=_TAG,

@@ -10,7 +10,8 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recorder.access.approvals import ApprovalView
-from recorder.api.framework import ApiCall, Route, json_response
+from recorder.api.framework import ApiCall, Other, Route, json_response
+from recorder.api.pending import ApprovalPending
 from recorder.disposition import reevaluation, scheduling
 from recorder.errors import Conflict, Forbidden, InvalidInput, NotFound
 from recorder.playback.finding import controller_of
@@ -125,12 +126,9 @@ class SimulationAnswer(BaseModel):
     needs_approval: bool
 
 
-class ActivationPending(BaseModel):
+class ActivationPending(ApprovalPending):
     """An activation that waits for a second person, with what they are asked to approve."""
 
-    approval: uuid.UUID
-    state: str
-    expires_at: datetime
     simulation: SimulationAnswer
 
 
@@ -189,7 +187,7 @@ async def activate(call: ApiCall) -> StoredSchedule | web.Response:
     if isinstance(found, ApprovalView) and simulation is not None:
         waiting = ActivationPending(
             approval=found.id,
-            state=str(found.state),
+            state=found.state,
             expires_at=found.expires_at,
             simulation=SimulationAnswer(**simulation.to_json()),
         )
@@ -251,7 +249,7 @@ ROUTES: tuple[Route, ...] = (
         tag=_TAG,
         body=ActivationBody,
         answer=StoredSchedule,
-        other={202: "it shortens something: a second person has to approve it"},
+        other={202: Other("it shortens something: a second person has to approve it", ActivationPending)},
         raises=(Forbidden, InvalidInput, Conflict, NotFound),
     ),
     Route(
