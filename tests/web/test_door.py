@@ -46,9 +46,11 @@ async def test_the_door_leads_nowhere_else(visit: Visit, demo: Demo, elsewhere: 
 async def test_signing_out_ends_the_session_and_back_shows_nothing(visit: Visit, demo: Demo) -> None:
     async with visit("quality") as visitor:
         cookies = await visitor.context.cookies()
-        await visitor.page.click("text=Sign out")
-        assert "/app/sign-in" in visitor.page.url
+        # The browser swaps pages here: until the next one has loaded, there is no history to go back in.
+        async with visitor.page.expect_navigation(url="**/app/sign-in"):
+            await visitor.page.click("text=Sign out")
         await visitor.page.go_back()
+        await visitor.page.wait_for_url("**/app/sign-in?next=**")  # where it was asked for, the door stands
         await visitor.page.wait_for_selector("[name=password]")
         assert await visitor.page.locator("table").count() == 0
         # Nor does the cookie open anything, should somebody have kept it.
