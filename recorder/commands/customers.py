@@ -1,4 +1,4 @@
-"""``customer``: the register of customers, from files; and lines that say nothing of who calls."""
+"""``customer``: the register, from files; ends of relationships; lines that say nothing of who calls."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 import click
 
 from recorder.catalogue.enums import DataSource
+from recorder.commands import personal
 from recorder.commands.context import (
     controller_option,
     exit_with,
@@ -27,12 +28,15 @@ from recorder.commands.context import (
 from recorder.commands.failures import Exit, Usage
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from recorder.customers.importing import ImportReport, Rejected
+    from recorder.customers.relationship import RelationshipEnd
 
 
 @click.group(short_help="The register of customers.")
 def customer() -> None:
-    """Customers: import them and their contacts, and tell which lines are shared."""
+    """Customers: import them and their contacts, report an end, and tell which lines are shared."""
 
 
 @customer.command("import")
@@ -115,6 +119,70 @@ def line(end: bool, controller: str | None) -> None:
             return await mark_line(services, principal(), owner.id, phone, shared=not end)
 
     click.echo("done" if run(work()) else "known already")
+
+
+@customer.command()
+@click.argument("number")
+@click.option("--on", "ended_on", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE",
+              help="The day, in the controller's time zone.")  # fmt: skip
+@click.option("--cause", type=click.Choice(["closed", "death"]), help="Why it ended.")
+@click.option("--source", type=click.Choice([s.value for s in DataSource]), help="Who told of it.")
+@click.option("--reference", metavar="TEXT", help="The source's own reference; nothing personal.")
+@click.option("--confirm", "step", flag_value="confirm", help="Confirm the day that was reported.")
+@click.option("--withdraw", "step", flag_value="withdraw", help="Take back what was reported in error.")
+@controller_option
+@json_option
+def end(
+    number: str,
+    ended_on: datetime | None,
+    cause: str | None,
+    source: str | None,
+    reference: str | None,
+    step: str | None,
+    controller: str | None,
+    as_json: bool,
+) -> None:
+    """Report the end of the relationship with the customer of a NUMBER; - reads it from stdin.
+
+    Reported, it changes nothing: it counts once a person who is signed in has confirmed it, on the
+    customer's page. Here nobody is, so --confirm and --withdraw are refused (exit code 4).
+    """
+    if step is None and (ended_on is None or cause is None or source is None):
+        raise Usage("say when, why and who told of it: --on, --cause and --source")
+    if step == "confirm" and ended_on is None:
+        raise Usage("say which day is confirmed: --on")
+    if number == "-":
+        number = sys.stdin.readline().strip()
+
+    async def work() -> RelationshipEnd:
+        from recorder.customers import relationship
+
+        tie = f"end-{uuid.uuid4()}"
+        async with opened() as services:
+            async with services.database.snapshot() as session:
+                owner = await find_controller(session, controller)
+            customer_id = await personal.customer_of(services, owner.id, number)
+            at = (services, principal(), owner.id, customer_id)
+            if step == "withdraw":
+                return await relationship.withdraw_end(*at, request_id=tie)
+            day = cast("datetime", ended_on).date()
+            if step == "confirm":
+                return await relationship.confirm_end(*at, ended_on=day, request_id=tie)
+            return await relationship.report_end(
+                *at,
+                ended_on=day,
+                cause=relationship.Cause(str(cause)),
+                source=DataSource(str(source)),
+                source_ref=reference,
+                request_id=tie,
+            )
+
+    found = run(work())
+    if as_json:
+        show_json({"ended_on": found.ended_on, "confirmed_at": found.confirmed_at})
+    else:
+        state = "waits for a person's confirmation" if found.confirmed_at is None else "confirmed"
+        click.echo(f"{found.ended_on}\t{state}")
 
 
 def _layout(file: Path) -> str:

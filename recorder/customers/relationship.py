@@ -6,13 +6,16 @@ Reported, it changes nothing. Confirmed, it counts from its own day: rules with 
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.guard import permit
@@ -20,16 +23,26 @@ from recorder.access.policy import Action
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import DataSource
-from recorder.catalogue.sealed_fields import CUSTOMER_BATCH
-from recorder.catalogue.subjects import seal_json
-from recorder.catalogue.tables import Controller, Customer, CustomerBatch, Subject
+from recorder.catalogue.sealed_fields import CUSTOMER_BATCH, CUSTOMER_RECORD
+from recorder.catalogue.subjects import open_json, seal_json
+from recorder.catalogue.tables import AuditEntry, Controller, Customer, CustomerBatch, Subject
 from recorder.customers.records import living
 from recorder.disposition.evaluation import reevaluate_customer
 from recorder.errors import Conflict, FieldError, Forbidden, InvalidInput
 from recorder.services import Services
 from retention.periods import local_day, start_of_day, zone_of
 
-__all__ = ["Cause", "RelationshipEnd", "confirm_end", "report_end", "withdraw_end"]
+__all__ = [
+    "Cause",
+    "EndReport",
+    "KnownCustomer",
+    "RelationshipEnd",
+    "confirm_end",
+    "known_end",
+    "report_end",
+    "waiting_ends",
+    "withdraw_end",
+]
 
 
 class Cause(StrEnum):
@@ -50,6 +63,107 @@ class RelationshipEnd:
 
     ended_on: date | None
     confirmed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndReport:
+    """The report that an end rests on, for those who are to confirm it.
+
+    Attributes:
+        reference: the source's own; None where it gave none.
+        reported_by: the actor who handed it in; None where the log does not reach back to it.
+        confirmed_by: the actor who confirmed it, likewise.
+    """
+
+    cause: Cause
+    source: DataSource
+    reference: str | None
+    reported_at: datetime
+    reported_by: str | None
+    confirmed_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCustomer:
+    """A customer by whom an end is recognised, and what is known of it.
+
+    Attributes:
+        report: None when no end is known.
+    """
+
+    id: uuid.UUID
+    number: str | None
+    name: str | None
+    last_contact_at: datetime | None
+    end: RelationshipEnd
+    report: EndReport | None
+
+
+async def known_end(
+    services: Services,
+    principal: Principal,
+    controller_id: uuid.UUID,
+    customer_id: uuid.UUID,
+    *,
+    request_id: str,
+) -> KnownCustomer:
+    """The customer, the end that is known, and who told of it. Looking is in the log, as every look-up is.
+
+    Raises:
+        Forbidden: the caller does not handle requests here, or may not look customers up.
+        NotFound: no such customer.
+    """
+    for action in (Action.MANAGE_REQUESTS, Action.VIEW_CUSTOMERS):
+        await permit(services, principal, action, controller_id=controller_id, request_id=request_id)
+    async with services.database.transaction() as session:
+        customer = await living(session, controller_id, customer_id)
+        subject = await session.get_one(Subject, customer.subject_id)
+        values: dict[str, Any] = {}
+        if customer.sealed is not None:
+            values = open_json(services.keyring, subject, CUSTOMER_RECORD, customer.id, customer.sealed)
+        end = _view(customer, await session.get_one(Controller, controller_id))
+        report = None if end.ended_on is None else await _report(session, services, subject, customer)
+        event = AuditEvent(
+            action="customer.searched",
+            actor=principal.actor,
+            object_type="controller",
+            object_id=str(controller_id),
+            controller_id=controller_id,
+            request_id=request_id,
+            details={"by": ["id"], "found": 1},
+        )
+        record(session, event, now=services.clock.now())
+        return KnownCustomer(
+            customer.id, values.get("number"), values.get("name"), customer.last_contact_at, end, report
+        )
+
+
+async def waiting_ends(
+    services: Services, principal: Principal, controller_id: uuid.UUID, *, limit: int, request_id: str
+) -> list[tuple[uuid.UUID, date]]:
+    """Customers whose end was reported and waits for a person, with its day; the earliest first.
+
+    Raises:
+        Forbidden: the caller does not handle requests here.
+    """
+    await permit(
+        services, principal, Action.MANAGE_REQUESTS, controller_id=controller_id, request_id=request_id
+    )
+    query = (
+        sa.select(Customer.id, Customer.relationship_ended_at)
+        .where(
+            Customer.controller_id == controller_id,
+            Customer.relationship_ended_at.is_not(None),
+            Customer.relationship_end_confirmed_at.is_(None),
+            Customer.erased_at.is_(None),
+        )
+        .order_by(Customer.relationship_ended_at, Customer.id)
+        .limit(limit)
+    )
+    async with services.database.snapshot() as session:
+        zone = zone_of((await session.get_one(Controller, controller_id)).time_zone)
+        rows = await session.execute(query)
+        return [(row_id, local_day(ended_at, zone)) for row_id, ended_at in rows if ended_at is not None]
 
 
 async def report_end(
@@ -165,7 +279,7 @@ async def _permit_person(
         services, principal, Action.MANAGE_REQUESTS, controller_id=controller_id, request_id=request_id
     )
     if principal.kind != "account":
-        raise Forbidden("only a person may say so; a token is not one", reason="not-a-person")
+        raise Forbidden("only a person who is signed in may say so", reason="not-a-person")
 
 
 @asynccontextmanager
@@ -185,6 +299,45 @@ def _view(customer: Customer, controller: Controller) -> RelationshipEnd:
     ended = customer.relationship_ended_at
     day = None if ended is None else local_day(ended, zone_of(controller.time_zone))
     return RelationshipEnd(day, customer.relationship_end_confirmed_at)
+
+
+async def _report(
+    session: AsyncSession, services: Services, subject: Subject, customer: Customer
+) -> EndReport | None:
+    """The newest delivery that told of an end; its day is the one that the customer has."""
+    batches = (
+        sa.select(CustomerBatch)
+        .where(CustomerBatch.customer_id == customer.id, CustomerBatch.sealed.is_not(None))
+        .order_by(CustomerBatch.stored_at.desc())
+    )
+    for batch in await session.scalars(batches):
+        if batch.sealed is None:
+            continue
+        told = open_json(services.keyring, subject, CUSTOMER_BATCH, batch.id, batch.sealed)
+        if "relationship_ended" not in told["fields"]:
+            continue
+        reported = await _logged(session, customer, "relationship.end_reported")
+        confirmed = None
+        if customer.relationship_end_confirmed_at is not None:
+            confirmed = await _logged(session, customer, "relationship.end_confirmed")
+        # Where the source gave no reference, the report's own id stands in for it.
+        stand_in = None if reported is None else json.loads(reported.payload).get("request_id")
+        return EndReport(
+            Cause(told["fields"]["cause"]),
+            batch.source,
+            None if told["source_ref"] == stand_in else told["source_ref"],
+            batch.stored_at,
+            None if reported is None else reported.actor,
+            None if confirmed is None else confirmed.actor,
+        )
+    return None
+
+
+async def _logged(session: AsyncSession, customer: Customer, action: str) -> AuditEntry | None:
+    """The newest entry of the log that says so of this customer."""
+    query = sa.select(AuditEntry).where(AuditEntry.object_id == str(customer.id), AuditEntry.action == action)
+    found: AuditEntry | None = await session.scalar(query.order_by(AuditEntry.at.desc()).limit(1))
+    return found
 
 
 def _audit(

@@ -65,6 +65,10 @@ def test_an_archive_is_imported_and_a_second_run_skips_it(pbx: Recorder, tmp_pat
         (("store", "copy", "--to", "s3://new"), "RECORDER_TARGET_ENDPOINT"),
         (("reconcile", "cdr", __file__, "--source", "old-pbx", "--zone", "Nowhere"), "--zone"),
         (("customer", "import", __file__), "--format"),
+        (("customer", "end", "C-1", "--on", "2026-03-05"), "--cause"),
+        (("customer", "end", "C-1", "--confirm"), "--on"),
+        (("customer", "end", "C-1", "--on", "5.3.2026", "--cause", "death"), "--on"),
+        (("customer", "end", "C-1", "--on", "2026-03-05", "--cause", "rumour"), "--cause"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -89,6 +93,26 @@ def test_customers_and_contacts_from_files(pbx: Recorder, tmp_path: Path) -> Non
     assert json.loads(said)["unchanged"] == 1
     assert pbx.run("customer", "line", text="+358 9 1234 500\n").stdout.strip() == "done"
     assert pbx.run("customer", "line", text="+35891234500\n").stdout.strip() == "known already"
+
+
+END = ("--on", "2026-03-05", "--cause", "death", "--source", "relative")
+
+
+def test_an_end_is_reported_at_the_console_and_confirmed_elsewhere(pbx: Recorder, tmp_path: Path) -> None:
+    customers = tmp_path / "customers.csv"
+    customers.write_text("number\nC-1\n", encoding="utf-8")
+    pbx.run("customer", "import", str(customers))
+    told = pbx.run("customer", "end", "C-1", *END, "--reference", "letter 7").stdout
+    assert told == "2026-03-05\twaits for a person's confirmation\n"
+    again = pbx.run("customer", "end", "-", *END, "--json", text="C-1\n").stdout
+    assert json.loads(again) == {"ended_on": "2026-03-05", "confirmed_at": None}
+    for step in (("--confirm", "--on", "2026-03-05"), ("--withdraw",)):
+        refused = pbx.run("customer", "end", "C-1", *step, expect=4)
+        assert refused.stderr == "recorder: only a person who is signed in may say so\n"
+    unknown = pbx.run("customer", "end", "-", *END, text="C-2\n", expect=2)
+    assert "no living customer" in unknown.stderr
+    future = pbx.run("customer", "end", "C-1", "--on", "2999-01-01", *END[2:], expect=2)
+    assert "lies in the future" in future.stderr
 
 
 def test_missing_calls_are_told_by_the_exit_code(pbx: Recorder, tmp_path: Path) -> None:
