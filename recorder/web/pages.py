@@ -29,6 +29,7 @@ from recorder.services import Services
 from recorder.web import (
     approvals,
     completeness,
+    customers,
     desk,
     findings,
     matters,
@@ -65,6 +66,7 @@ def mount(app: web.Application) -> None:
     app.router.add_get("/app/calls", page(calls))
     app.router.add_get("/app/calls/{id}", page(recording))
     completeness.mount(app)
+    customers.mount(app)
     desk.mount(app)
     reports.mount(app)
     requests.mount(app)

@@ -271,6 +271,7 @@ async def one(
             "stays": sum(1 for i in foreseen if i.outcome == "refused"),
             "candidates": len(view.candidates),
             "customer": row.customer_id,
+            "gone": row.kind is RequestKind.ERASURE and row.stage is RequestStage.GRANTED and not row.scoped,
             "scoped": row.scoped,
             "identity_method": words.METHODS.get(row.identity_method or ""),
             "identity_at": None if row.identity_at is None else exact(row.identity_at, zone),

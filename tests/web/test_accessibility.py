@@ -31,6 +31,8 @@ _PAGES = {
     "a request being filed": ("privacy", "/app/requests/new"),
     "a request": ("privacy", "/app/requests/{request}"),
     "an answered request": ("privacy", "/app/requests/{answered}"),
+    "customers": ("privacy", "/app/customers"),
+    "a customer": ("privacy", "/app/customers/{customer}"),
     "matters": ("legal", "/app/matters"),
     "a matter": ("legal", "/app/matters/{matter}"),
     "approvals": ("auditor", "/app/approvals"),
@@ -67,6 +69,7 @@ async def test_a_page_keeps_the_rules_at_every_size(
         erased=erased,
         request=a_request,
         answered=answered,
+        customer=demo.customer("100205"),
         matter=demo.json("legal", "/api/v1/matters")["items"][0]["id"],
     )
     async with visit(role, color_scheme=scheme) as visitor:
