@@ -224,7 +224,7 @@ class Profiler:
 
     # -- days that need not be told apart ----------------------------------------------------------
 
-    def spans(self, name: str, first: int, last: int) -> list[tuple[int, int]] | None:
+    def spans(self, name: str, days: Iterable[int]) -> list[tuple[int, int]] | None:
         """Which days stand for which: ``(from this day on, this one stands for it)``, in order.
 
         Replacing each day of a `DayVector` by the one that stands for it changes no comparison of
@@ -232,8 +232,7 @@ class Profiler:
 
         Args:
             name: A field of `DayVector`.
-            first: The earliest day there is.
-            last: The latest.
+            days: The days there are, in order; ones that nothing lies on may be among them or left out.
 
         Returns:
             None if every day of this field has to be told apart: a purpose that the schedules treat
@@ -243,7 +242,7 @@ class Profiler:
             return None
         known: dict[Hashable, int] = {}
         found: list[tuple[int, int]] = []
-        for day in range(first, last + 1):
+        for day in days:
             stands = known.setdefault(self._feature(name, day), day)
             if not found or found[-1][1] != stands:
                 found.append((day, stands))

@@ -300,11 +300,23 @@ class _Reader:
         moments = [moment for moment in found if moment is not None]
         earliest, latest = min(moments, default=self.now), max(moments, default=self.now)
         latest += timedelta(milliseconds=(ended[1] or 0) if ended else 0)
-        return await asyncio.to_thread(self._make_calendar, earliest, latest)
+        near = self.now - _NEAR
+        odd: list[datetime] = []
+        if earliest < near:
+            # One wrong year would make a calendar of centuries: of old days only those there are.
+            for column in (Recording.started_at, *columns):
+                old = sa.select(column).where(
+                    column < near, column.class_.controller_id == self.controller.id
+                )
+                odd += [moment for moment in await session.scalars(old.distinct()) if moment is not None]
+        return await asyncio.to_thread(self._make_calendar, earliest, latest, max(earliest, near), odd)
 
-    def _make_calendar(self, earliest: datetime, latest: datetime) -> _Calendar:
-        days = [moment.astimezone(self.zone).date().toordinal() for moment in (earliest, latest)]
-        spans = {name: self.profiler.spans(name, days[0], days[1]) for name in _SPANNED}
+    def _make_calendar(
+        self, earliest: datetime, latest: datetime, near: datetime, odd: Sequence[datetime]
+    ) -> _Calendar:
+        first, last, *old = (m.astimezone(self.zone).date().toordinal() for m in (near, latest, *odd))
+        days = sorted({*old, *range(first, last + 1)})
+        spans = {name: self.profiler.spans(name, days) for name in _SPANNED}
         return _Calendar(
             LocalDays(self.sqlite, offsets_of(self.zone, earliest, latest)),
             {
@@ -335,6 +347,7 @@ class _Reader:
         self.told(len(rows))
 
 
+_NEAR = timedelta(days=40 * 365)
 _SPANNED = ("started", "contact", "relationship_ended", "financial_year_end")
 _DAYS = frozenset({"started", "ended", "contact", "relationship_ended", "financial_year_end"})
 

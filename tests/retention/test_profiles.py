@@ -145,7 +145,7 @@ FIELDS = ("started", "ended", "contact", "relationship_ended", "financial_year_e
 def standing(profiler: Profiler, vectors: list[DayVector]) -> list[DayVector]:
     for name in FIELDS:
         days = [day for v in vectors if (day := getattr(v, name)) is not None]
-        spans = profiler.spans(name, min(days), max(days)) if days else None
+        spans = profiler.spans(name, range(min(days), max(days) + 1)) if days else None
         if spans is None:
             continue
         if name == "ended":  # no rule asks for it, so nobody need know it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -30,6 +31,7 @@ from recorder.disposition.estate import groups, simulate
 from recorder.disposition.facts import ALIVE, load_cases
 from retention import schedule
 from retention.model import Schedule
+from retention.profiles import Profiler
 from retention.simulate import Comparison, Group, compare
 from tests.recorder.disposition_world import World
 
@@ -297,6 +299,28 @@ async def test_grouping_changes_no_simulation(world: World, seed: int) -> None:
             found = await simulate(world.services, controller, *pair, world.now)
             assert found == await one_by_one(world, *pair)
             assert found.recordings.count > 100
+
+
+async def test_one_wrong_year_costs_no_calendar_of_centuries(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(world, 60, 4)
+    async with world.services.database.transaction() as session:
+        [*some] = await session.scalars(sa.select(Customer).order_by(Customer.id).limit(2))
+        some[0].last_contact_at = datetime(296, 1, 29, 1, 29, tzinfo=UTC)
+        some[1].last_contact_at = datetime(1931, 2, 28, 23, 30, tzinfo=UTC)
+    asked: list[int] = []
+    spans = Profiler.spans
+
+    def counted(self: Profiler, name: str, days: Sequence[int]) -> list[tuple[int, int]] | None:
+        asked.append(len(days))
+        return spans(self, name, days)
+
+    monkeypatch.setattr(Profiler, "spans", counted)
+    for new in VARIANTS.values():
+        found = await simulate(world.services, world.controller, OLD, new, world.now)
+        assert found == await one_by_one(world, OLD, new)
+    assert max(asked) < 50 * 366
 
 
 async def test_progress_counts_every_recording_once(world: World) -> None:
