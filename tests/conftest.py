@@ -32,6 +32,19 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole services and browsers first: a long file that one worker begins last leaves the others idle."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next(
+            (n for n, folder in enumerate(("/system/chaos/", "/system/", "/web/")) if folder in path), 9
+        )
+
+    items.sort(key=place)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:

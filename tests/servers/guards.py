@@ -91,6 +91,8 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         function.can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})
         for module in ("processes", "rgw", "s3", "seaweedfs", "ministack", "postgres"):
             function.can_block_in(f"tests/servers/{module}.py", every)
+        # Measuring coverage has a lock of its own, which threads may hold for a moment.
+        function.can_block_in("coverage/collector.py", {"lock_data"})
         # Tracebacks and warnings read source files to show a line.
         function.can_block_in("linecache.py", {"checkcache", "updatecache", "getlines"})
     guard.activate()

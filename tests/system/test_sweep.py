@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from recorder.app import open_services
 from recorder.catalogue.enums import RecordingState
 from recorder.catalogue.tables import Certificate, Erasure, Recording, StoredObjectRow
+from recorder.jobs.reconcile import reconcile
 from recorder.services import Services
 from tests.servers.processes import Daemon
 from tests.system.installation import ROOT, Installation, call_of, client, embedded, production, tone
@@ -132,6 +134,8 @@ async def test_kill_9_amid_a_sweep_and_two_that_go_on(own: Installation) -> None
         assert sorted(map(str, finished)) == sorted(made), "one erasure each"
         left = sa.select(StoredObjectRow.key).where(StoredObjectRow.deleted_at.is_(None))
         keys = set(await session.scalars(left))
+        # What background work had begun to store when it was stopped is nobody's: the reconciler's to delete.
+        await reconcile(services, services.clock.now() + timedelta(hours=1), grace=timedelta(0))
         assert {found.key async for found in services.store.list("o/")} == keys
         owners = sa.select(StoredObjectRow.recording_id).where(StoredObjectRow.key.in_(keys)).distinct()
         assert [str(owner) for owner in await session.scalars(owners)] == [kept]
