@@ -124,7 +124,12 @@ async def test_nobody_else_sees_or_says_it(visit: Visit, demo: Demo, role: str) 
             assert "100204" not in await visitor.page.content()
         csrf = await visitor.page.input_value("form[action='/app/sign-out'] [name=csrf]")
         for step in ("end", "end/confirmation", "end/withdrawal"):
-            form = {"csrf": csrf, "ended_on": "2026-03-05", "cause": "death", "source": "relative"}
+            form: dict[str, str | float | bool] = {
+                "csrf": csrf,
+                "ended_on": "2026-03-05",
+                "cause": "death",
+                "source": "relative",
+            }
             answer = await visitor.context.request.post(
                 f"{demo.address}/app/customers/{customer}/{step}",
                 form=form,
