@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
 
 from recorder.access.policy import Action, Target, Verdict, decide
 from recorder.access.principals import Principal
@@ -49,3 +52,35 @@ async def permit(
         )
         record(session, event, now=services.clock.now())
     raise Forbidden(verdict.text, reason=verdict.code)
+
+
+@asynccontextmanager
+async def refusals_recorded(
+    services: Services,
+    principal: Principal,
+    action: str,
+    *,
+    controller_id: uuid.UUID,
+    now: datetime,
+    request_id: str | None,
+) -> AsyncIterator[None]:
+    """Write a refusal of a step that is weighed in its own transaction to the audit log as ``action``.
+
+    The step's transaction must lie inside, so that it has ended, and nothing of it stands, when this writes.
+    """
+    try:
+        yield
+    except Forbidden as refusal:
+        async with services.database.transaction() as session:
+            event = AuditEvent(
+                action=action,
+                actor=principal.actor,
+                object_type="controller",
+                object_id=str(controller_id),
+                outcome="refused",
+                controller_id=controller_id,
+                request_id=request_id,
+                details={"reason": refusal.reason},
+            )
+            record(session, event, now=now)
+        raise

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.approvals import ApprovalView, request_approval, use_approval
-from recorder.access.guard import permit
+from recorder.access.guard import permit, refusals_recorded
 from recorder.access.policy import Action
 from recorder.access.principals import Principal
 from recorder.audit.events import AuditEvent, record
@@ -93,14 +93,18 @@ async def disclose(
     """
     await permit(services, principal, Action.DISCLOSE, controller_id=controller_id, request_id=request_id)
     now = services.clock.now()
-    try:
-        async with services.database.transaction() as session:
-            return await _disclose(
-                session, services, principal, controller_id, new, approval_id, now, request_id
-            )
-    except Forbidden as refusal:
-        await _refused(services, principal, controller_id, refusal.reason, now, request_id)
-        raise
+    async with (
+        refusals_recorded(
+            services,
+            principal,
+            "disclosure.refused",
+            controller_id=controller_id,
+            now=now,
+            request_id=request_id,
+        ),
+        services.database.transaction() as session,
+    ):
+        return await _disclose(session, services, principal, controller_id, new, approval_id, now, request_id)
 
 
 async def _disclose(
@@ -309,25 +313,3 @@ async def _lock_recordings(
                 "a recording has been erased",
                 certificate_id=None if certificate is None else str(certificate),
             )
-
-
-async def _refused(
-    services: Services,
-    principal: Principal,
-    controller_id: uuid.UUID,
-    reason: str,
-    now: datetime,
-    request_id: str,
-) -> None:
-    async with services.database.transaction() as session:
-        event = AuditEvent(
-            action="disclosure.refused",
-            actor=principal.actor,
-            object_type="controller",
-            object_id=str(controller_id),
-            outcome="refused",
-            controller_id=controller_id,
-            request_id=request_id,
-            details={"reason": reason},
-        )
-        record(session, event, now=now)

@@ -23,10 +23,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.approvals import ApprovalView, request_approval, use_approval
-from recorder.access.guard import permit
+from recorder.access.guard import permit, refusals_recorded
 from recorder.access.policy import Action
 from recorder.access.principals import Principal
-from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.enums import RecipientKind, RecordingState
 from recorder.catalogue.subjects import blind_index
 from recorder.catalogue.tables import Controller, Disclosure, Recording
@@ -105,29 +104,35 @@ async def export(
     if new.until <= new.since:
         raise InvalidInput("the time ends before it begins", fields=[FieldError("/until", "after since")])
     now = services.clock.now()
-    try:
-        async with services.database.transaction() as session:
-            require_regions(services.settings, now)
-            recipient = await require_recipient(session, new.recipient_id, now)
-            if recipient.controller_id != controller_id:
-                raise NotFound("no such recipient")
-            if recipient.kind is not RecipientKind.RESEARCH:
-                raise Forbidden("This recipient is not entered for research.", reason="recipient-kind")
-            step: dict[str, Any] = {
-                "controller_id": controller_id,
-                "action": STEP,
-                "target": str(recipient.id),
-                "details": _details(new),
-            }
-            if approval_id is None:
-                return await request_approval(session, principal, now=now, request_id=request_id, **step)
-            await use_approval(
-                session, approval_id, actor=principal.actor, now=now, request_id=request_id, **step
-            )
-            return await _make(session, services, principal, controller_id, new, approval_id, now, request_id)
-    except Forbidden as refusal:
-        await _refused(services, principal, controller_id, refusal.reason, now, request_id)
-        raise
+    async with (
+        refusals_recorded(
+            services,
+            principal,
+            "research.refused",
+            controller_id=controller_id,
+            now=now,
+            request_id=request_id,
+        ),
+        services.database.transaction() as session,
+    ):
+        require_regions(services.settings, now)
+        recipient = await require_recipient(session, new.recipient_id, now)
+        if recipient.controller_id != controller_id:
+            raise NotFound("no such recipient")
+        if recipient.kind is not RecipientKind.RESEARCH:
+            raise Forbidden("This recipient is not entered for research.", reason="recipient-kind")
+        step: dict[str, Any] = {
+            "controller_id": controller_id,
+            "action": STEP,
+            "target": str(recipient.id),
+            "details": _details(new),
+        }
+        if approval_id is None:
+            return await request_approval(session, principal, now=now, request_id=request_id, **step)
+        await use_approval(
+            session, approval_id, actor=principal.actor, now=now, request_id=request_id, **step
+        )
+        return await _make(session, services, principal, controller_id, new, approval_id, now, request_id)
 
 
 def pseudonym(
@@ -236,25 +241,3 @@ def _minutes(duration_ms: int | None) -> str | None:
         if minutes < high:
             return f"{low}-{high}"
     return f"from-{_MINUTES[-1]}"
-
-
-async def _refused(
-    services: Services,
-    principal: Principal,
-    controller_id: uuid.UUID,
-    reason: str,
-    now: datetime,
-    request_id: str,
-) -> None:
-    async with services.database.transaction() as session:
-        event = AuditEvent(
-            action="research.refused",
-            actor=principal.actor,
-            object_type="controller",
-            object_id=str(controller_id),
-            outcome="refused",
-            controller_id=controller_id,
-            request_id=request_id,
-            details={"reason": reason},
-        )
-        record(session, event, now=now)
