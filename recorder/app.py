@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import metadata
+from typing import Final
 
 from aiohttp import web
 
@@ -60,6 +61,7 @@ from storage.stores import open_store
 from storage.vault import Vault
 
 log = logging.getLogger("recorder.service")
+_STORE_PAUSE_SECONDS: Final = 5.0
 
 ROUTES: tuple[Route, ...] = (
     *system.ROUTES,
@@ -220,13 +222,28 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Services, str]]:
 
 
 async def work(settings: Settings) -> None:
-    """Do background work until SIGTERM or SIGINT."""
+    """Do background work until SIGTERM or SIGINT; a store that is away at the start is waited for."""
     stop = stop_signal()
     async with open_services(settings) as services:
-        await check_startup(services)
+        if not await _startable(services, stop):
+            return
         async with Background(services).running():
             log.info("working")
             await stop.wait()
+
+
+async def _startable(services: Services, stop: asyncio.Event) -> bool:
+    """Check the start-up until the object store answers; False when told to stop first."""
+    while not stop.is_set():
+        try:
+            await check_startup(services)
+        except StoreUnavailable:
+            log.warning("the object store is away: work begins when it is back")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _STORE_PAUSE_SECONDS)
+        else:
+            return True
+    return False
 
 
 async def check_startup(services: Services, *, spool: bool = False) -> None:

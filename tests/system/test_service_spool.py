@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from recorder.ingest.receipts import verify_receipt
+from tests.servers import processes
 from tests.servers.postgres import PostgresServer
 from tests.servers.s3 import S3Server
 from tests.system.installation import Answer, Api, Installation, client, production, tone
@@ -68,6 +70,18 @@ async def drained(api: Api) -> None:
     await api.until(
         look, lambda a: bool(a.json["spooled"] == 0 and a.json["ready"] and not a.json["degraded"])
     )
+
+
+async def logged(own: Installation, event: str, times: int = 1) -> None:
+    """The worker lives, and has said so that often."""
+    log = own.folder / "worker.log"
+
+    def said() -> bool:
+        assert own.worker.running, own.worker.log_tail()
+        events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+        return events.count(event) >= times
+
+    await asyncio.to_thread(processes.wait_until, said, event)
 
 
 async def proved(own: Installation, api: Api, answers: Mapping[str, tuple[Answer, bytes]]) -> None:
@@ -127,8 +141,10 @@ async def test_nothing_is_lost_while_the_store_is_away_and_the_service_is_killed
         assert (ready.status, ready.json["degraded"]) == (200, ["store", "log"])
         refused_for_now(await api.audio(before.json["id"]), "store")
         answers["early"] = await spooled(api, "early"), SMALL
+        await logged(own, "the object store is away: work begins when it is back")
         await asyncio.to_thread(store.start)
         await drained(api)
+        await logged(own, "working", times=2)
         await proved(own, api, answers)
         repeat = await api.put("s0.wav", SMALL)
         assert (repeat.status, repeat.json["id"]) == (200, answers["s0"][0].json["id"])
