@@ -6,12 +6,16 @@ import asyncio
 import base64
 import io
 import json
+import os
+import sys
+import tempfile
 import uuid
 import zipfile
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +152,57 @@ async def test_access_holds_everything_of_the_person_and_no_staff(desk: Desk, wo
     assert "package.downloaded" in await desk.actions(granted["id"])
     shown = await desk.ask("GET", f"/api/v1/requests/{granted['id']}")
     assert shown["completed_at"] is not None
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Writing:
+    """Every file that the process itself opens for writing, inside ``with``. ffmpeg may write none at all."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._watching = False
+        sys.addaudithook(self._hook)  # cannot be taken back: idle from the end of the block on
+
+    def __enter__(self) -> Writing:
+        self._watching = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watching = False
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self._watching and event == "open":
+            path, _mode, flags = arguments
+            # A number is a pipe to a child: whatever has a name was opened by it before.
+            if flags & (os.O_WRONLY | os.O_RDWR) and path != os.devnull and not isinstance(path, int):
+                self.paths.append(str(path))
+
+
+async def test_nothing_unsealed_touches_a_disk(desk: Desk, world: World, tmp_path: Path) -> None:
+    with Writing() as known:
+        (tmp_path / "seen").write_bytes(b"x")
+        await asyncio.to_thread(lambda: tempfile.TemporaryFile().close())
+    assert len(known.paths) >= 2, "what is written is seen, in threads as well"
+
+    audio = await make_audio(3)
+    customer_id = await world.customer()
+    await deliver(world, customer_id, DataSource.REGISTRATION, {"wishes": "No letters, please, to Kuja 7"})
+    await call(world, customer_id, audio)
+    granted = await desk.grant("access", customer_id, mute_agent=True)
+    with Writing() as writing:
+        archive = await made(desk, granted["id"])
+    assert writing.paths == []
+    # What the database wrote by itself: neither sound, nor what was said, nor the file that was made.
+    heard = archive.read(next(name for name in archive.namelist() if "recording." in name))
+    pieces = [audio[at : at + 64] for at in range(0, len(audio) - 64, 997)]
+    pieces += [heard[at : at + 64] for at in range(0, len(heard) - 64, 997) if any(heard[at : at + 64])]
+    pieces += [b"No letters, please", b"calls/0001/"]
+    assert contents(tmp_path), "the database and the keyring lie here"
+    for path, content in contents(tmp_path).items():
+        assert not any(piece in content for piece in pieces), path
 
 
 async def test_the_vcon_says_who_is_heard_and_holds_the_same_audio(desk: Desk, world: World) -> None:
