@@ -55,6 +55,10 @@ SELECT {id_r}, 'a7', :controller FROM {numbers_r}
 _TAGS = (
     "INSERT INTO recording_tags (recording_id, tag) SELECT {id_r}, 'vip' FROM {numbers_r} WHERE i % 50 = 0"
 )
+_CONTACTS = """
+INSERT INTO contacts (id, customer_id, kind, at, recording_id, sealed, recorded_at)
+SELECT {id_co}, {id_cr}, 'call', {started}, {id_r}, NULL, :now FROM {numbers_r}
+"""
 _OBJECTS = """
 INSERT INTO objects (id, recording_id, role, key, version_id, subject_id, wrapped_key, size, sealed_size,
     sha256, content_type, held_in_store, header, created_at)
@@ -84,6 +88,7 @@ _ALL = (
     _LINKS,
     _AGENTS,
     _TAGS,
+    _CONTACTS,
     _OBJECTS,
     _CHOICES,
     _MATTERS,
@@ -155,6 +160,7 @@ def _sqlite(count: int) -> dict[str, str]:
         "id_o": ident("i", 5),
         "id_ch": ident("i", 6),
         "id_m": ident("i", 7),
+        "id_co": ident("i", 8),
         "key": "zeroblob(60)",
         "header": "zeroblob(40)",
         "sealed": "zeroblob(250)",
@@ -198,6 +204,7 @@ def _postgres(count: int) -> dict[str, str]:
         "id_o": key("i", 5),
         "id_ch": key("i", 6),
         "id_m": key("i", 7),
+        "id_co": key("i", 8),
         "key": "decode(repeat('00', 60), 'hex')",
         "header": "decode(repeat('00', 40), 'hex')",
         "sealed": "decode(repeat('00', 250), 'hex')",
