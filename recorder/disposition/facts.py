@@ -286,12 +286,14 @@ async def _recordings(
             Controller.country,
             Controller.time_zone,
             Controller.financial_year_end,
+            Recording.state,
         )
         .join(Source, Source.id == Recording.source_id)
         .join(Controller, Controller.id == Recording.controller_id)
-        .where(among(Recording.id, ids), Recording.state.in_(states))
+        .where(among(Recording.id, ids))
     )
-    return (await session.execute(query)).all()
+    # Not in SQL: without statistics SQLite would rather walk all recordings of a state than look up the ids.
+    return [row for row in await session.execute(query) if row.state in states]
 
 
 async def _circumstances(session: AsyncSession, rows: Sequence[Any]) -> _Circumstances:

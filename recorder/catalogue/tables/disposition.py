@@ -146,6 +146,6 @@ class Tombstone(Base):
 
     source_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("sources.id"), primary_key=True)
     identity: Mapped[bytes] = mapped_column(primary_key=True)
-    recording_id: Mapped[uuid.UUID]
+    recording_id: Mapped[uuid.UUID] = mapped_column(index=True)
     certificate_id: Mapped[uuid.UUID | None]
     erased_at: Mapped[datetime]

@@ -101,7 +101,7 @@ class Contact(Base):
     customer_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("customers.id"), index=True)
     kind: Mapped[ContactKind] = mapped_column(enum_column(ContactKind))
     at: Mapped[datetime]
-    recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"))
+    recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"), index=True)
     sealed: Mapped[bytes | None]
     recorded_at: Mapped[datetime]
 

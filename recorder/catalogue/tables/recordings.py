@@ -197,7 +197,7 @@ class IdempotencyKey(Base):
     source_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("sources.id"), primary_key=True)
     digest: Mapped[bytes] = mapped_column(primary_key=True)
     payload: Mapped[bytes | None]  # digest of metadata and audio, once known
-    recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"))
+    recording_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("recordings.id"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 

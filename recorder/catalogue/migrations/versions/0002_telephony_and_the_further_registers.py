@@ -371,8 +371,14 @@ def upgrade() -> None:
     with op.batch_alter_table("breaches", schema=None) as batch_op:
         batch_op.add_column(sa.Column("reminded", sa.String(length=20), nullable=True))
 
+    with op.batch_alter_table("contacts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_contacts_recording_id"), ["recording_id"], unique=False)
+
     with op.batch_alter_table("erasure_items", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_erasure_items_recording_id"), ["recording_id"], unique=False)
+
+    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_idempotency_keys_recording_id"), ["recording_id"], unique=False)
 
     with op.batch_alter_table("recording_links", schema=None) as batch_op:
         batch_op.add_column(
@@ -388,9 +394,15 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("replied_at", sa.DateTime(timezone=True), nullable=True))
         batch_op.add_column(sa.Column("replied_by", sa.String(length=120), nullable=True))
 
+    with op.batch_alter_table("tombstones", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_tombstones_recording_id"), ["recording_id"], unique=False)
+
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("tombstones", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_tombstones_recording_id"))
+
     with op.batch_alter_table("requests", schema=None) as batch_op:
         batch_op.drop_column("replied_by")
         batch_op.drop_column("replied_at")
@@ -401,8 +413,14 @@ def downgrade() -> None:
     with op.batch_alter_table("recording_links", schema=None) as batch_op:
         batch_op.drop_column("confidence")
 
+    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_idempotency_keys_recording_id"))
+
     with op.batch_alter_table("erasure_items", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_erasure_items_recording_id"))
+
+    with op.batch_alter_table("contacts", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_contacts_recording_id"))
 
     with op.batch_alter_table("breaches", schema=None) as batch_op:
         batch_op.drop_column("reminded")
