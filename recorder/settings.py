@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     upload_piece_bytes: Annotated[int, Field(gt=0)] = Field(
         4 * 1024**2, description="size of the sealed pieces in which an unfinished upload is kept"
     )
+    resumable_draft: bool = Field(
+        False, description="whether /uploads speaks the IETF draft of resumable uploads beside tus"
+    )
     shortest_seconds: Annotated[float, Field(ge=0)] = Field(
         1.0, description="what is shorter is noted as too short to be a call"
     )

@@ -126,7 +126,7 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
         if isinstance(other, Other):
             own = {"application/json": {"schema": refs[other.answer, "serialization"]}}
             responses[str(status)] = {"description": other.meaning, "content": own}
-        elif status == 304:  # has no body (RFC 9110 section 15.4.5)
+        elif status in (204, 304):  # have no body (RFC 9110 sections 15.3.5 and 15.4.5)
             responses[str(status)] = {"description": other}
         else:
             responses[str(status)] = {**success, "description": other}

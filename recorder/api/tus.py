@@ -1,6 +1,7 @@
 """Resumable uploads over HTTP: tus 1.0.0 and its extensions.
 
-https://tus.io/protocols/resumable-upload, version 1.0.0 of 2016-03-25.
+https://tus.io/protocols/resumable-upload, version 1.0.0 of 2016-03-25. Requests of the IETF draft go to
+`recorder.api.resumable_draft` where that is switched on.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from pydantic import BaseModel, Field
 
+from recorder.api import resumable_draft
 from recorder.api.bodies import raw_body, refuse_encoding, sent_at
-from recorder.api.framework import REQUEST_ID, ApiCall, Handler, Route
+from recorder.api.framework import REQUEST_ID, ApiCall, Handler, Other, Route
 from recorder.api.ingest import PushAnswer, push_answer
 from recorder.api.problems import kind_of, problem_body
 from recorder.catalogue.tables import UploadKind, UploadState
@@ -36,7 +38,8 @@ from recorder.errors import (
     UnsupportedVersion,
 )
 from recorder.ingest.digests import DigestCheck
-from recorder.ingest.resumable import creating, finishing, protocol, receiving, rows
+from recorder.ingest.resumable import finishing, protocol, receiving, rows
+from recorder.ingest.resumable.beginning import begin_upload
 from recorder.ingest.resumable.creating import Creation
 from recorder.ingest.resumable.receiving import Body, Progress
 
@@ -71,7 +74,8 @@ class UploadAnswer(BaseModel):
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: what every answer below ``/uploads`` carries, refusals included."""
     if request.path == PATH or request.path.startswith(PATH + "/"):
-        response.headers["Tus-Resumable"] = protocol.VERSION
+        told = request.get(resumable_draft.TOLD)
+        response.headers.update({"Tus-Resumable": protocol.VERSION} if told is None else told)
         response.headers[hdrs.CACHE_CONTROL] = "no-store"
         if response.status == 412:
             response.headers["Tus-Version"] = protocol.VERSION
@@ -88,17 +92,24 @@ def _versioned(handler: Handler) -> Handler:
     return checked
 
 
+def _either(handler: Handler, draft: Handler) -> Handler:
+    """Hand a request of the IETF draft to its own handler."""
+
+    async def chosen(call: ApiCall) -> BaseModel | web.StreamResponse:
+        return await (draft if resumable_draft.is_meant(call) else handler)(call)
+
+    return chosen
+
+
 async def options(call: ApiCall) -> web.Response:
     """What is spoken here."""
-    return web.Response(
-        status=204,
-        headers={
-            "Tus-Version": protocol.VERSION,
-            "Tus-Extension": ",".join(protocol.EXTENSIONS),
-            "Tus-Checksum-Algorithm": ",".join(protocol.ALGORITHMS),
-            "Tus-Max-Size": str(call.services.settings.max_upload_bytes),
-        },
-    )
+    headers = {
+        "Tus-Version": protocol.VERSION,
+        "Tus-Extension": ",".join(protocol.EXTENSIONS),
+        "Tus-Checksum-Algorithm": ",".join(protocol.ALGORITHMS),
+        "Tus-Max-Size": str(call.services.settings.max_upload_bytes),
+    }
+    return web.Response(status=204, headers={**headers, **resumable_draft.offered(call.services.settings)})
 
 
 @_versioned
@@ -121,24 +132,7 @@ async def create(call: ApiCall) -> web.Response:
     )
     if with_body and creation.concat is not None and creation.concat.final:
         raise MalformedInput("a final upload takes no bytes of its own")
-    begun = await creating.check(call.services, call.principal, creation, request_id=call.request_id)
-    if body is not None and receiving.comes_whole(begun, body):
-        progress = await receiving.take_whole(
-            call.services, begun, body, principal=call.principal, request_id=call.request_id
-        )
-        return _created(progress)
-    hold = None
-    if body is not None:
-        receiving.refuse_flood(call.services, begun.admitted.source.id)
-        hold = call.services.resumable.begin(begun.upload_id, begun.admitted.source.id)
-    row = await creating.create(call.services, begun, hold=hold)
-    progress = Progress(row)
-    if body is not None and hold is not None:
-        progress = await receiving.begin(
-            call.services, row, body, hold, actor=call.principal.actor, request_id=call.request_id
-        )
-    elif row.state is not UploadState.OPEN:
-        progress = await receiving.again(call.services, row, call.request_id)
+    progress = await begin_upload(call.services, call.principal, creation, body, request_id=call.request_id)
     return _created(progress)
 
 
@@ -210,7 +204,7 @@ async def head(call: ApiCall) -> web.Response:
 async def show(call: ApiCall) -> BaseModel | web.StreamResponse:
     """Where an upload stands, and what it became; for HEAD as the protocol has it."""
     if call.request.method == "HEAD":
-        return await head(call)
+        return await _either(head, resumable_draft.head)(call)
     row = await rows.find(call.services, call.principal.source_id, call.uuid("id"))
     answer = UploadAnswer(
         id=row.id,
@@ -265,18 +259,14 @@ def _headers(progress: Progress) -> dict[str, str]:
     headers = {"Upload-Offset": str(row.received)}
     if row.state is UploadState.OPEN:
         headers["Upload-Expires"] = format_datetime(row.expires_at, usegmt=True)
-    if outcome is not None:
-        headers["Recording-Id"] = str(outcome.recording_id)
-        headers["Recording-State"] = outcome.state.value
-        if outcome.receipt is not None:
-            headers["Upload-Receipt"] = outcome.receipt
-    return headers
+    return headers if outcome is None else {**headers, **resumable_draft.recording_headers(outcome)}
 
 
 _ALL: Final = (MalformedInput, UnsupportedVersion, Gone, Conflict, Busy, TooMany)
 _BYTES: Final = (*_ALL, Forbidden, InvalidInput, TooLarge, UnsupportedMediaType, ChecksumMismatch)
 _SECURITY: Final = ("bearer", "basic")
 _TYPES: Final = (protocol.CONTENT_TYPE,)
+_DRAFT: Final = Other("By the IETF draft: the last bytes came, and it is a recording", PushAnswer)
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -285,13 +275,13 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         PATH,
-        create,
+        _either(create, resumable_draft.create),
         "Begin a resumable upload (tus 1.0.0)",
         "uploads",
         status=201,
         raises=(*_BYTES, NotFound, Erased),
         raw=True,
-        request_types=_TYPES,
+        request_types=(*_TYPES, "*/*"),
         security=_SECURITY,
     ),
     Route(
@@ -304,6 +294,7 @@ ROUTES: tuple[Route, ...] = (
         "Where an upload stands, and what it became",
         "uploads",
         answer=UploadAnswer,
+        other={204: "The answer to HEAD by the IETF draft"},
         raises=(NotFound, *_ALL),
         head=True,
         security=_SECURITY,
@@ -311,13 +302,14 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "PATCH",
         _ONE,
-        patch,
+        _either(patch, resumable_draft.patch),
         "Send the next bytes of an upload",
         "uploads",
         status=204,
+        other={201: _DRAFT},
         raises=(*_BYTES, NotFound, Erased),
         raw=True,
-        request_types=_TYPES,
+        request_types=(*_TYPES, resumable_draft.CONTENT_TYPE),
         security=_SECURITY,
     ),
     Route(
@@ -336,7 +328,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "DELETE",
         _ONE,
-        terminate,
+        _either(terminate, resumable_draft.cancel),
         "End an upload",
         "uploads",
         status=204,

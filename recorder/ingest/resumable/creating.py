@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.access.principals import Principal
-from recorder.catalogue.tables import ResumableUpload, UploadKind, UploadState
+from recorder.catalogue.tables import ResumableUpload, Source, UploadKind, UploadState
 from recorder.errors import Conflict, MalformedInput, TooLarge, TooMany
 from recorder.ingest.admission import Admitted, admit
 from recorder.ingest.digests import DigestCheck
@@ -123,6 +123,13 @@ def limit_of(services: Services, max_bytes: int | None) -> int:
     """The largest recording of a source, in bytes."""
     most = services.settings.max_upload_bytes
     return most if max_bytes is None else min(most, max_bytes)
+
+
+async def limit_for(services: Services, source_id: uuid.UUID) -> int:
+    """The largest recording that a source may send, in bytes."""
+    async with services.database.snapshot() as session:
+        source = await session.get_one(Source, source_id)
+    return limit_of(services, source.max_bytes)
 
 
 def _asked(services: Services, creation: Creation) -> Asked:

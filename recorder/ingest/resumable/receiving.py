@@ -57,6 +57,7 @@ class Body:
         offset: where they belong.
         length: of the whole upload, where the request settles a deferred one.
         checksum: of these bytes.
+        last: whether reaching the length completes the upload; else a later request says so.
     """
 
     chunks: AsyncIterator[bytes]
@@ -64,6 +65,7 @@ class Body:
     offset: int
     length: int | None = None
     checksum: Checksum | None = None
+    last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,7 @@ async def take_whole(
 def comes_whole(begun: Begun, body: Body) -> bool:
     """Whether a creation brings all of a small upload."""
     small = begun.length is not None and 0 < begun.length <= DIRECT
-    return small and begun.kind is UploadKind.WHOLE and body.size == begun.length
+    return body.last and small and begun.kind is UploadKind.WHOLE and body.size == begun.length
 
 
 async def _take_whole(
@@ -311,12 +313,12 @@ async def _admit(session: AsyncSession, services: Services, row: ResumableUpload
             raise TooLarge("the upload is longer than this source may send")
         row.length = body.length
         allowed = body.length - row.received
-        if allowed == 0 and row.kind is UploadKind.WHOLE:
-            row.state = UploadState.FINISHING
     elif body.length is not None and body.length != row.length:
         raise MalformedInput("Upload-Length is known already, and is another one")
     if body.size is not None and body.size > allowed:
         raise TooLarge("the request brings more bytes than the upload is long")
+    if body.last and row.length == row.received and row.kind is UploadKind.WHOLE:
+        row.state = UploadState.FINISHING
     return allowed
 
 
@@ -332,7 +334,8 @@ async def _write(
 ) -> Progress:
     feed = _Feed(body, hold, allowed=allowed, idle=services.settings.upload_idle_seconds)
     data: list[bytes] | None = None
-    if row.kind is UploadKind.WHOLE and row.received == 0 and 0 < (row.length or 0) <= DIRECT:
+    small = row.received == 0 and 0 < (row.length or 0) <= DIRECT
+    if row.kind is UploadKind.WHOLE and small and body.last:
         data = [chunk async for chunk in feed.piece(DIRECT)]
         size = sum(map(len, data))
         await feed.more()  # finds out whether the body has ended as it should
@@ -374,7 +377,7 @@ async def _pieces(
     position, size = row.received, services.settings.upload_piece_bytes
     if body.checksum is None:
         while await feed.more():
-            row = await _keep(services, hold, position, feed.piece(size))
+            row = await _keep(services, hold, position, feed.piece(size), last=body.last)
             position = row.received
         return row
     together: list[WrittenObject] = []
@@ -389,7 +392,7 @@ async def _pieces(
     except BaseException:
         await _remove(services, together)
         raise
-    return await _count(services, hold, position, together) if together else row
+    return await _count(services, hold, position, together, last=body.last) if together else row
 
 
 def _check(feed: _Feed, body: Body) -> None:
@@ -398,17 +401,17 @@ def _check(feed: _Feed, body: Body) -> None:
 
 
 async def _keep(
-    services: Services, hold: Hold, position: int, chunks: AsyncIterator[bytes]
+    services: Services, hold: Hold, position: int, chunks: AsyncIterator[bytes], *, last: bool = True
 ) -> ResumableUpload:
     written = await services.vault.write(chunks, role=rows.ROLE)
-    return await _count(services, hold, position, [written])
+    return await _count(services, hold, position, [written], last=last)
 
 
 async def _count(
-    services: Services, hold: Hold, position: int, written: list[WrittenObject]
+    services: Services, hold: Hold, position: int, written: list[WrittenObject], *, last: bool
 ) -> ResumableUpload:
     try:
-        return await rows.append(services, hold, position, written)
+        return await rows.append(services, hold, position, written, last=last)
     except (Busy, Gone):
         await _remove(services, written)  # certainly not counted; whatever else failed may have been
         raise

@@ -283,9 +283,12 @@ async def mine(session: AsyncSession, hold: Hold) -> ResumableUpload:
 
 
 async def append(
-    services: Services, hold: Hold, position: int, written: Sequence[WrittenObject]
+    services: Services, hold: Hold, position: int, written: Sequence[WrittenObject], *, last: bool = True
 ) -> ResumableUpload:
     """Count pieces as received: from here on they are durable and told of.
+
+    Args:
+        last: whether reaching the length completes the upload.
 
     Raises:
         Busy, Gone: the upload is ours no more; the pieces are the caller's to remove.
@@ -324,7 +327,7 @@ async def append(
             row.received += piece.size
         row.changed_at, row.expires_at = now, now + life(services)
         row.lease_until = now + LEASE
-        if row.received == row.length and row.kind is not UploadKind.PARTIAL:
+        if last and row.received == row.length and row.kind is not UploadKind.PARTIAL:
             row.state = UploadState.FINISHING
     return row
 
