@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -37,7 +38,11 @@ class MariaDbServer:
         self._folder = processes.work_folder("maria")
         self.port = processes.free_port()
         data = self._folder / "data"
-        common = ["--no-defaults", f"--basedir={base}", f"--datadir={data}", "--user=root"]
+        common = ["--no-defaults", f"--basedir={base}", f"--datadir={data}"]
+        if os.geteuid() == 0:
+            common.append(
+                "--user=root"
+            )  # it refuses root unless it is told so; nobody else may change to another
         processes.run(
             [installer, *common, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
         )
