@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 import os
+import secrets
 import shutil
 import signal
 from pathlib import Path
@@ -40,9 +40,7 @@ class MariaDbServer:
         data = self._folder / "data"
         common = ["--no-defaults", f"--basedir={base}", f"--datadir={data}"]
         if os.geteuid() == 0:
-            common.append(
-                "--user=root"
-            )  # it refuses root unless it is told so; nobody else may change to another
+            common.append("--user=root")  # it refuses to be root unasked; others may not change
         processes.run(
             [installer, *common, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
         )
