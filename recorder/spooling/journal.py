@@ -314,12 +314,16 @@ class Journal:
     def due(
         self, now: float, limit: int, busy: Collection[int] = (), *, only_accepted: bool = False
     ) -> list[Entry]:
-        """Return files to work on, longest known first; those whose receipt is here come before all."""
+        """Return files to work on; those whose receipt is here come before all.
+
+        Then the least often tried, of these the longest known: a file that the service fails on every time
+        holds up no other.
+        """
         without = ",".join(str(int(number)) for number in busy)
         states = "('accepted')" if only_accepted else _PENDING_SQL
         return self._read(
             f"state IN {states} AND next_at <= ? AND id NOT IN ({without})"
-            " ORDER BY state != 'accepted', id LIMIT ?",
+            " ORDER BY state != 'accepted', attempts, id LIMIT ?",
             (now, limit),
         )
 

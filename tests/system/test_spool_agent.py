@@ -72,12 +72,15 @@ class Spool:
 
     @property
     def left(self) -> list[str]:
-        """Files in the directory, without the agent's own."""
-        return sorted(
-            str(path.relative_to(self.directory))
-            for path in self.directory.rglob("*")
-            if path.is_file() and ".recorder-spool" not in path.parts
-        )
+        """Files in the directory, without the agent's own.
+
+        A running agent makes and removes folders of its own meanwhile; ``os.walk`` does not mind.
+        """
+        found = []
+        for folder, folders, files in os.walk(self.directory):
+            folders[:] = [name for name in folders if name != ".recorder-spool"]
+            found += [str((Path(folder) / name).relative_to(self.directory)) for name in files]
+        return sorted(found)
 
     def rows(self) -> list[dict[str, Any]]:
         with sqlite3.connect(
@@ -160,13 +163,15 @@ async def test_killed_at_any_moment_every_file_arrives_once_and_none_goes_before
     while len(spool.left) > 0 and kills < 60:
         agent = spool.daemon(*options)
         agent.start()
-        journal = spool.directory / ".recorder-spool/journal.sqlite"
-        before = len(spool.left)
-        # At a random moment of its life, which begins once it has a journal.
-        await asyncio.to_thread(processes.wait_until, journal.exists, "no journal")
-        moment = chance.random()
-        await asyncio.to_thread(wait_for_fewer, spool, agent, before, moment)
-        agent.kill()
+        try:
+            journal = spool.directory / ".recorder-spool/journal.sqlite"
+            before = len(spool.left)
+            # At a random moment of its life, which begins once it has a journal.
+            await asyncio.to_thread(processes.wait_until, journal.exists, "no journal")
+            moment = chance.random()
+            await asyncio.to_thread(wait_for_fewer, spool, agent, before, moment)
+        finally:
+            agent.kill()
         kills += 1
         kept = {row["sha256"] for row in spool.rows() if row["receipt"] is not None}
         held = {digest.hex() for digest in kept if digest is not None}

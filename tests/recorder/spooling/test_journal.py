@@ -125,6 +125,22 @@ JournalMachine.TestCase.settings = settings(max_examples=25, stateful_step_count
 TestJournalMachine = JournalMachine.TestCase
 
 
+def test_a_file_that_fails_each_time_lets_the_others_go_first(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    try:
+        poisoned, second = (journal.note(name, ONE, NOW)[0] for name in (b"a.wav", b"b.wav"))
+        journal.postpone(poisoned, 0.0, "service-away")
+        third, _ = journal.note(b"c.wav", ONE, NOW)
+        assert [entry.id for entry in journal.due(NOW, 9)] == [second, third, poisoned]
+        for number in (second, third):
+            journal.postpone(number, 0.0, "service-away")
+        assert [entry.id for entry in journal.due(NOW, 9)] == [poisoned, second, third]
+        accept(journal, third)
+        assert [entry.id for entry in journal.due(NOW, 9)] == [third, poisoned, second]
+    finally:
+        journal.close()
+
+
 def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     Journal(tmp_path).close()
     for path in tmp_path.iterdir():
