@@ -134,7 +134,9 @@ class Background:
         metrics = self._services.metrics
         query = sa.select(Job.kind, Job.state, sa.func.count()).group_by(Job.kind, Job.state)
         async with self._services.database.snapshot() as session:
-            metrics.overdue_erasures.set(await overdue(session, self._services.clock.now()))
+            late = await overdue(session, self._services.clock.now())
+            metrics.overdue_erasures.set(late.erasures)
+            metrics.overdue_recordings.set(late.recordings)
             counts = (await session.execute(query)).all()
             metrics.webhooks_dead.set(await dead_letters(session))
             for kind, found in (await count_open(session)).items():

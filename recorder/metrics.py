@@ -82,6 +82,11 @@ class Metrics:
             "Erasures begun more than a day ago and not finished. Should be zero.",
             registry=self.registry,
         )
+        self.overdue_recordings = Gauge(
+            "recorder_overdue_recordings",
+            "Recordings that were to go for more than a day, their erasure not begun. Should be zero.",
+            registry=self.registry,
+        )
         self.matter_reviews = Gauge(
             "recorder_matter_reviews_due",
             "Open matters whose review date has come.",

@@ -27,15 +27,14 @@ from recorder.catalogue.tables import Controller, Erasure, ErasureItem, Recordin
 from recorder.disposition import other_records
 from recorder.disposition.facts import active_schedule
 from recorder.disposition.plain import LocalDays, offsets_of
+from recorder.disposition.sweeping import lateness
+from recorder.disposition.sweeping import overdue as count_overdue
 from recorder.errors import NotFound
 from recorder.services import Services
 from retention.model import Purpose
 from retention.periods import zone_of
 
 __all__ = ["WHY_WORDS", "Counted", "Due", "Erased", "Kept", "RetentionReport", "recent", "report"]
-
-GRACE: Final = timedelta(days=1)
-"""A sweep runs each night: what its time left behind for longer than this is overdue."""
 
 WHY_WORDS: Final = {
     "rule": "a rule of the schedule",
@@ -125,7 +124,8 @@ class RetentionReport:
         undated: what has none yet, or none while a hold stands.
         due: its time has ended and the next sweep takes it.
         waiting: its time has ended, but a request of the person is open.
-        overdue: its time ended more than a day ago and nothing keeps it: should be none.
+        overdue: its time ended, as the service has known for more than a day, and nothing keeps it: should be
+            none. It is `sweeping.overdue`, which the metrics count, too.
         overdue_erasures: begun more than a day ago and not finished: should be none.
         records: of each kind of other record what is there, due, kept although its time is over, and what was
             destroyed within the last year.
@@ -252,7 +252,7 @@ async def _report(
         due=late.get("due", none),
         waiting=late.get("waiting", none),
         overdue=late.get("overdue", none),
-        overdue_erasures=await _overdue_erasures(session, controller_id, now),
+        overdue_erasures=(await count_overdue(session, now, controller_id)).erasures,
         records=await _records(session, controller_id, now),
         erased=await _erased(session, controller_id, days),
     )
@@ -271,14 +271,6 @@ def _kept(controller_id: uuid.UUID, days: LocalDays, now: datetime) -> sa.Select
         (decided[("undecided", 0, 0)].as_string().is_not(None), "person"),
         else_="open_ended",
     )
-    late = sa.case(
-        (ends.is_(None), "no"),
-        (ends > now, "no"),
-        (flagged, "no"),
-        (decided["frozen"].as_boolean(), "waiting"),
-        (ends <= now - GRACE, "overdue"),
-        else_="due",
-    )
     each = (
         sa.select(
             Recording.state.label("state"),
@@ -287,7 +279,7 @@ def _kept(controller_id: uuid.UUID, days: LocalDays, now: datetime) -> sa.Select
             why.label("why"),
             sa.case((sa.or_(flagged, ends.is_(None)), sa.null()), else_=_rule()).label("rule"),
             days.day(ends).label("day"),
-            late.label("late"),
+            lateness(now).label("late"),
             Recording.duration_ms.label("duration_ms"),
             Recording.size.label("size"),
         )
@@ -372,19 +364,6 @@ async def _records(
     gone = await other_records.destroyed_since(session, controller_id, now - timedelta(days=365))
     counts = await other_records.count(session, controller_id, now)
     return tuple({**found.to_json(), "destroyed": gone.get(found.name, 0)} for found in counts)
-
-
-async def _overdue_erasures(session: AsyncSession, controller_id: uuid.UUID, now: datetime) -> int:
-    query = (
-        sa.select(sa.func.count())
-        .select_from(Erasure)
-        .where(
-            Erasure.controller_id == controller_id,
-            Erasure.finished_at.is_(None),
-            Erasure.requested_at < now - GRACE,
-        )
-    )
-    return int(await session.scalar(query) or 0)
 
 
 def _sum(pairs: Iterable[tuple[K, Counted]]) -> dict[K, Counted]:

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from recorder.audit.events import AuditEvent, record
 from recorder.catalogue.database import Database
-from recorder.catalogue.enums import ApprovalState, ErasureGround
+from recorder.catalogue.enums import ApprovalState, ErasureGround, RecordingState
 from recorder.catalogue.tables import Approval, Controller, Erasure, Recording
 from recorder.disposition import erasures
 from recorder.disposition.evaluation import store_decision
@@ -29,6 +30,8 @@ from retention.sweep import BulkBrake, Sweep, SweepReport
 
 ACTOR: Final = "system:sweep"
 BRAKE_ACTION: Final = "sweep_brake"
+GRACE: Final = timedelta(days=1)
+"""A sweep runs each night: what was to go for longer than this was left behind."""
 _APPROVAL_LIFE: Final = timedelta(days=7)
 _TURNS: Final[WeakKeyDictionary[Database, asyncio.Lock]] = WeakKeyDictionary()
 _LIVE: Final = (ApprovalState.PENDING, ApprovalState.APPROVED)
@@ -144,14 +147,63 @@ async def sweep_all(
     }
 
 
-async def overdue(session: AsyncSession, now: datetime) -> int:
-    """How many erasures were asked for more than a day ago and are not finished: should always be zero."""
-    query = (
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """What the sweeps left behind; both should be zero.
+
+    Attributes:
+        recordings: to go for more than a day, and no erasure of them was begun.
+        erasures: begun more than a day ago and not finished.
+    """
+
+    recordings: int
+    erasures: int
+
+
+async def overdue(session: AsyncSession, now: datetime, controller_id: uuid.UUID | None = None) -> Overdue:
+    """Count what is overdue, of one controller or of all: the metrics and the report mean the same."""
+    # Controllers by name even where all are meant: ix_recordings_sweep begins with them.
+    owners = sa.select(Controller.id)
+    if controller_id is not None:
+        owners = owners.where(Controller.id == controller_id)
+    recordings = (
+        sa.select(sa.func.count())
+        .select_from(Recording)
+        .where(
+            Recording.controller_id.in_(owners),
+            Recording.sweep_on <= now - GRACE,
+            Recording.state.in_(ALIVE),
+            lateness(now) == "overdue",
+        )
+    )
+    begun = (
         sa.select(sa.func.count())
         .select_from(Erasure)
-        .where(Erasure.finished_at.is_(None), Erasure.requested_at < now - timedelta(days=1))
+        .where(
+            Erasure.controller_id.in_(owners),
+            Erasure.finished_at.is_(None),
+            Erasure.requested_at < now - GRACE,
+        )
     )
-    return int(await session.scalar(query) or 0)
+    return Overdue(int(await session.scalar(recordings) or 0), int(await session.scalar(begun) or 0))
+
+
+def lateness(now: datetime) -> sa.Case[str]:
+    """By its stored decision, whether a recording's time is over: ``no``, ``waiting``, ``due``, ``overdue``.
+
+    It counts from when the service knew: a call that came after its time, an old archive or a shorter
+    schedule is due at once, and overdue only when a night's sweep has left it behind. No sweep stores the
+    decision of what is due anew, so that one which fails night after night cannot hide it.
+    """
+    ends, known = Recording.erase_on, sa.func.coalesce(Recording.evaluated_at, Recording.received_at)
+    return sa.case(
+        (ends.is_(None), "no"),
+        (ends > now, "no"),
+        (sa.or_(Recording.held, Recording.restricted, Recording.state == RecordingState.ERASING), "no"),
+        (Recording.decision["frozen"].as_boolean(), "waiting"),
+        (sa.and_(ends <= now - GRACE, known <= now - GRACE), "overdue"),
+        else_="due",
+    )
 
 
 def due_query(

@@ -125,6 +125,12 @@ def last_sweep_time(sweep_at: str, zone: str, now: datetime) -> datetime:
     return today if today <= local else today - timedelta(days=1)
 
 
+def next_sweep_time(sweep_at: str, zone: str, now: datetime) -> datetime:
+    """The first instant after ``now`` at which the local clock shows ``sweep_at`` (``HH:MM``)."""
+    last = last_sweep_time(sweep_at, zone, now)
+    return datetime.combine(last.date() + timedelta(days=1), last.timetz())
+
+
 async def follow_schedules(services: Services) -> int:
     """Re-evaluate what an older schedule version decided; progress is in the rows.
 

@@ -13,10 +13,11 @@ from recorder.api.framework import REQUEST_ID
 from recorder.disposition import processing_record, reporting
 from recorder.disposition.reporting import WHY_WORDS, Counted, RetentionReport
 from recorder.errors import InvalidInput
+from recorder.jobs.chores import next_sweep_time
 from recorder.playback import finding
 from recorder.web.frame import caller, frame, page, render
 from recorder.web.plot import Theme, stacked_bars
-from recorder.web.views import PURPOSES, exact
+from recorder.web.views import PURPOSES, day, exact
 
 _STATES: Final = {
     "stored": "Stored",
@@ -67,19 +68,23 @@ async def retention(request: web.Request) -> web.StreamResponse:
     found = await reporting.report(services, principal, controller_id, request_id=request[REQUEST_ID])
     shown = await frame(request, "retention")
     wrong = found.overdue.count + found.overdue_erasures
+    zone = ZoneInfo(found.time_zone)
+    sweeps = next_sweep_time(services.settings.sweep_at, found.time_zone, found.made_at)
     return render(
         "retention.html",
         shown
         | {
-            "made_at": exact(found.made_at, ZoneInfo(found.time_zone)),
+            "made_at": exact(found.made_at, zone),
             "schedule": found.schedule,
             "wrong": wrong,
             "overdue": found.overdue.count,
             "overdue_erasures": found.overdue_erasures,
+            "due": found.due.count,
+            "sweeps": f"{day(sweeps, found.time_zone)} at {sweeps:%H:%M}",
             "late": [
+                ("Goes with the next sweep", *_cells(found.due)),
+                ("Waits for an open request", *_cells(found.waiting)),
                 ("Overdue", *_cells(found.overdue)),
-                ("For the next sweep", *_cells(found.due)),
-                ("Waiting for an open request", *_cells(found.waiting)),
             ],
             "states": [
                 *((_STATES.get(state, state), *_cells(what)) for state, what in found.by_state.items()),

@@ -501,9 +501,11 @@ async def test_a_store_that_is_away_leaves_the_erasure_open_and_the_sweep_resume
 
 
 async def overdue_gauge(world: World) -> float | None:
-    """The metric that should be zero, as the background sets it."""
+    """The metric that should be zero, as the background sets it; so is that of recordings, as it is begun."""
     await Background(world.services)._gauges()
-    return world.services.metrics.registry.get_sample_value("recorder_overdue_erasures")
+    told = world.services.metrics.registry.get_sample_value
+    assert told("recorder_overdue_recordings") == 0
+    return told("recorder_overdue_erasures")
 
 
 async def test_absence_is_asked_of_the_store_again(world: World) -> None:

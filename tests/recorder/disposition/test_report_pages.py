@@ -9,6 +9,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree as ET
+from zoneinfo import ZoneInfo
 
 import pytest
 from aiohttp import web
@@ -22,6 +23,7 @@ from recorder.catalogue.enums import Role, ScopeKind
 from recorder.catalogue.tables import Controller, Recording
 from recorder.web import pages
 from recorder.web.plot import stacked_bars
+from recorder.web.views import day
 from tests.recorder.disposition_world import World
 
 Client = TestClient[web.Request, web.Application]
@@ -56,6 +58,13 @@ async def client(app: web.Application, aiohttp_client: Callable[..., Awaitable[C
     return await aiohttp_client(app)
 
 
+def tonight(world: World) -> str:
+    """The day of the next sweep, in words."""
+    local = world.now.astimezone(ZoneInfo(world.controller.time_zone))
+    before = (local.hour, local.minute) < (2, 30)
+    return day(local if before else local + timedelta(days=1), world.controller.time_zone)
+
+
 async def get(client: Client, path: str, role: str, status: int = 200) -> str:
     async with client.get(path, headers={"X-Role": role}) as response:
         body = await response.text()
@@ -81,8 +90,14 @@ async def test_the_page_shows_the_numbers_and_what_is_overdue(world: World, clie
     assert "Nothing is overdue." in page
     assert "2034-03" in page
     assert "Rule relationship" in page
+    assert "with the next sweep, on" not in page
     async with world.services.database.transaction() as session:
         (await session.get_one(Recording, recording_id)).erase_on = world.now - timedelta(days=2)
+    page = await get(client, "/app/retention", "privacy")
+    assert "Nothing is overdue. 1 recording whose time is over goes with the next sweep, on" in page
+    assert f"{tonight(world)} at 02:30" in page
+    async with world.services.database.transaction() as session:
+        (await session.get_one(Recording, recording_id)).evaluated_at = world.now - timedelta(days=2)
     page = await get(client, "/app/retention", "privacy")
     assert "1 recording whose time ended more than a day ago" in page
     assert "Nothing is overdue." not in page

@@ -12,7 +12,7 @@ from recorder.access.principals import Grant, Principal
 from recorder.catalogue.enums import LawfulBasis, RecipientKind, RecordingState, Role, ScopeKind
 from recorder.catalogue.tables import AuditEntry, Recording, RegisteredRecipient
 from recorder.disposition import processing_record, reporting
-from recorder.disposition.sweeping import sweep
+from recorder.disposition.sweeping import Overdue, overdue, sweep
 from recorder.errors import Forbidden
 from retention.model import Condition, Purpose
 from tests.recorder.conftest import make_controller
@@ -92,18 +92,32 @@ async def test_the_month_is_the_controllers_own_and_not_that_of_utc(world: World
 
 
 async def test_what_is_late_is_told_apart(world: World) -> None:
-    tonight, yesterday, edge, held = [await world.recording() for _ in range(4)]
+    tonight, yesterday, edge, held, late = [await world.recording() for _ in range(5)]
+    known = world.now - timedelta(days=2)
+    for recording_id in (tonight, yesterday, edge, held):
+        await change(world, recording_id, evaluated_at=known)
+    # It came after its time, or the schedule became shorter: known since less than a day.
+    edge_of_known = world.now - timedelta(days=1) + timedelta(microseconds=1)
+    gone = {"erase_on": world.now - timedelta(days=3), "sweep_on": world.now - timedelta(days=3)}
+    await change(world, late, evaluated_at=edge_of_known, **gone)
     await change(world, tonight, erase_on=world.now)
-    await change(world, yesterday, erase_on=world.now - timedelta(days=3))
-    await change(world, edge, erase_on=world.now - timedelta(days=1) + timedelta(microseconds=1))
+    await change(world, yesterday, **gone)
+    await change(world, edge, erase_on=edge_of_known, sweep_on=edge_of_known)
     await change(world, held, erase_on=world.now - timedelta(days=3), held=True)
     asked = await world.recording()
     async with world.services.database.transaction() as session:
         row = await session.get_one(Recording, asked)
         row.decision = {**(row.decision or {}), "frozen": True}
-        row.erase_on = world.now - timedelta(days=3)
+        row.erase_on = row.sweep_on = world.now - timedelta(days=3)
+        row.evaluated_at = known
     found = await made(world)
-    assert (found.due.count, found.overdue.count, found.waiting.count) == (2, 1, 1)
+    assert (found.due.count, found.overdue.count, found.waiting.count) == (3, 1, 1)
+    async with world.services.database.snapshot() as session:
+        for controller_id in (None, world.controller.id):
+            assert await overdue(session, world.now, controller_id) == Overdue(recordings=1, erasures=0)
+        assert await overdue(session, world.now, uuid.uuid4()) == Overdue(0, 0)
+        # Only time makes what came late overdue: a night's sweep has left it behind.
+        assert (await overdue(session, edge_of_known + timedelta(days=1))).recordings == 3
 
 
 async def test_the_sweep_moves_what_is_due_to_what_was_erased(world: World) -> None:

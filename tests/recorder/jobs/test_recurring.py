@@ -41,6 +41,18 @@ async def actions(world: World, action: str) -> Any:
 )
 def test_the_night_is_the_controllers(zone: str, now: datetime, expected: Any) -> None:
     assert chores.last_sweep_time("02:30", zone, now) == expected
+    assert chores.next_sweep_time("02:30", zone, now) == expected + timedelta(days=1)
+
+
+def test_the_next_night_is_by_the_local_clock_where_the_clock_is_changed() -> None:
+    before = datetime(2026, 10, 24, 12, tzinfo=UTC)  # in the night summer time ends, at 04:00
+    assert chores.next_sweep_time("02:30", "Europe/Helsinki", before) == datetime(
+        2026, 10, 24, 23, 30, tzinfo=UTC
+    )
+    after = datetime(2026, 10, 25, 12, tzinfo=UTC)
+    assert chores.next_sweep_time("02:30", "Europe/Helsinki", after) == datetime(
+        2026, 10, 26, 0, 30, tzinfo=UTC
+    )
 
 
 async def test_a_controller_is_swept_once_a_night_and_a_missed_night_is_made_up_for(world: World) -> None:
