@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -19,20 +19,13 @@ from recorder.catalogue.enums import ApprovalState
 from recorder.catalogue.tables import Controller
 from recorder.disposition import desk, released_sweep, scheduling
 from recorder.errors import Conflict, Erased, Forbidden, InvalidInput, NotFound
+from recorder.registers.recipients import list_recipients
 from recorder.services import Services
-from recorder.web import forms
+from recorder.web import approval_words, forms
+from recorder.web.approval_words import STEPS
 from recorder.web.frame import caller, frame, page, path_id, read_form, render
 from recorder.web.views import exact
 
-STEPS: Final = {
-    "hold_release": "Release a legal hold",
-    "disclosure": "Disclose recordings",
-    "schedule_activate": "Put a retention schedule in force",
-    "sweep_brake": "Let the sweep erase more than usual",
-    "erase_principal": "Erase a customer",
-    "destroy_epoch": "Destroy an epoch of keys",
-    "listening_role": "Give a role that hears calls",
-}
 # What the page itself can carry out; the others are sent again where they were asked for.
 _HERE: Final = ("hold_release", "schedule_activate", "sweep_brake")
 _BUTTONS: Final = {
@@ -52,30 +45,6 @@ _DONE: Final = {
     "refused": "You refused it.",
     "carried": "It is carried out.",
     "sweeping": "The sweep goes on in the background.",
-}
-_LABELS: Final = {
-    "count": "Recordings",
-    "population": "Of all recordings",
-    "erased_now": "Recordings due at once",
-    "closed_now": "Windows closed at once",
-    "against": "Compared with version",
-    "records_now": "Other records that go at once",
-    "document_sha256": "SHA-256 of the document",
-    "simulation": "Digest of the simulation",
-    "role": "Role",
-    "scope": "Scope",
-    "recordings": "Recordings",
-    "recipient": "Recipient",
-    "ground": "Ground",
-    "reference": "Reference",
-    "request": "Digest of what was asked",
-    "step": "Step",
-}
-_LISTENING: Final = {
-    "role.grant": "Grant a role to an account",
-    "account.create": "Make an account with it",
-    "token.issue": "Issue a token with it",
-    "password.set": "Set the password of an account that has it",
 }
 _LATELY: Final = 30
 
@@ -102,8 +71,7 @@ async def _list(request: web.Request, failure: str | None = None, status: int = 
         for actor in (view.requested_by, view.decided_by):
             if actor is not None and actor not in names:
                 names[actor] = await _name(services, actor)
-        if view.details.get("step") in ("role.grant", "password.set"):
-            names[view.target] = await _account_name(services, view.target)
+    names |= await _targets(services, principal, found, request[REQUEST_ID])
     may = decide(principal, Action.DECIDE_APPROVAL, controller_id=controller.id).allowed
     cards = [_card(view, principal, controller, names, may_decide=may) for view in found]
     return render(
@@ -131,12 +99,16 @@ def _card(
     may_decide: bool,
 ) -> dict[str, Any]:
     zone = ZoneInfo(controller.time_zone)
-    right = decide(principal, approvals.STEPS[view.action], controller_id=controller.id).allowed
+    taken = approvals.STEPS.get(view.action)  # None: nobody takes it but the service
+    right = taken is not None and decide(principal, taken, controller_id=controller.id).allowed
     # Who let the brake go must not be who starts the sweep that it held: the service had asked, nobody else.
     second = view.action != released_sweep.BRAKE_ACTION or view.decided_by != principal.actor
+    told = approval_words.words(view, names, zone)
     return {
         "id": view.id,
         "step": STEPS.get(view.action, view.action.replace("_", " ").capitalize()),
+        "what": told.what,
+        "effect": told.effect,
         "state": view.state.value,
         "word": _STATES[view.state.value],
         "own": view.requested_by == principal.actor,
@@ -145,61 +117,29 @@ def _card(
         "until": exact(view.expires_at, zone),
         "decided_by": None if view.decided_by is None else names[view.decided_by],
         "decided": None if view.decided_at is None else exact(view.decided_at, zone),
-        "facts": _facts(view, principal, names),
+        "facts": approval_words.facts(view, principal),
         "button": _BUTTONS.get(view.action) if right and second else None,
         "other": view.action in _HERE and right and not second,
+        "itself": taken is None,
         "may_decide": may_decide,
     }
 
 
-def _facts(
-    view: ApprovalView, principal: Principal, names: Mapping[str, str]
-) -> list[tuple[str, Any, str | None]]:
-    """What exactly is approved: label, value, and where it is shown in full; what weighs comes first."""
-    found: list[tuple[str, Any, str | None]] = []
-    if view.action == "schedule_activate":
-        version = view.target.rpartition(":")[2]
-        found.append(("Version", version, f"/app/schedules/{version}"))
-    elif view.action == "hold_release":
-        manages = decide(principal, Action.MANAGE_MATTERS, controller_id=view.controller_id).allowed
-        matter = view.details.get("matter")
-        found.append(("Matter", matter, f"/app/matters/{matter}" if manages else None))
-        found.append(("Hold", view.target, None))
-    elif view.action != released_sweep.BRAKE_ACTION:
-        found.append(("For", names.get(view.target, view.target), None))
-    numbers = [name for name, value in view.details.items() if isinstance(value, int)]
-    found += [
-        (_LABELS.get(name, name.replace("_", " ").capitalize()), _told(name, view.details[name]), None)
-        for name in sorted(view.details, key=lambda name: name not in numbers)
-        if name != "matter"
-    ]
-    return found
-
-
-def _told(name: str, value: Any) -> Any:
-    """A detail in words; a role is told without the controller, which is the page's."""
-    if name == "step":
-        return _LISTENING.get(value, value)
-    if isinstance(value, (list, tuple)):
-        return "; ".join(_role(str(item)) if name == "roles" else str(item) for item in value)
-    return value
-
-
-def _role(spelt: str) -> str:
-    role, _, rest = spelt.partition(":")
-    _, _, reach = rest.partition(":")
-    scope, _, values = reach.partition(":")
-    return f"{role}, {scope}{' ' + values.replace(',', ', ') if values else ''}" if scope else role
-
-
-async def _account_name(services: Services, target: str) -> str:
-    """Whose account it is; what stands for a user name that nobody has yet stays as it is."""
-    try:
-        return await display_name(services, uuid.UUID(target))
-    except ValueError:
-        return target
-    except (Erased, NotFound):
-        return "A former colleague"
+async def _targets(
+    services: Services, principal: Principal, found: Sequence[ApprovalView], request_id: str
+) -> dict[str, str]:
+    """Names of the accounts and recipients that approvals are about."""
+    names: dict[str, str] = {}
+    for view in found:
+        if view.action == approvals.LISTENING_ROLE and approval_words.is_account(view.target):
+            if view.target == str(view.controller_id):  # a token for which nobody answers
+                continue
+            names[view.target] = await _name(services, f"account:{view.target}")
+    given = [view.controller_id for view in found if view.action in approval_words.GIVEN_TO]
+    if given and decide(principal, Action.VIEW_REGISTERS, controller_id=given[0]).allowed:
+        for known in await list_recipients(services, principal, given[0], request_id=request_id):
+            names[str(known.row.id)] = known.name
+    return names
 
 
 async def _name(services: Services, actor: str) -> str:

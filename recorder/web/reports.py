@@ -33,7 +33,7 @@ _GROUNDS: Final = {
     "card_security": "Card security code",
 }
 _RECORD_NUMBERS: Final = ("total", "due", "kept", "destroyed")
-_RECORDS: Final = {
+RECORDS: Final = {
     "request": "Requests of persons",
     "matter": "Matters",
     "disclosure": "Disclosures",
@@ -96,7 +96,7 @@ async def retention(request: web.Request) -> web.StreamResponse:
             "dated": [(d.month, d.rule or _NO_RULE, *_cells(d.what)) for d in found.dated],
             "undated": found.undated.count,
             "records": [
-                (_RECORDS.get(line["record"], line["record"]), *(f"{line[k]:,}" for k in _RECORD_NUMBERS))
+                (RECORDS.get(line["record"], line["record"]), *(f"{line[k]:,}" for k in _RECORD_NUMBERS))
                 for line in found.records
                 if line["total"] or line["destroyed"]
             ],
