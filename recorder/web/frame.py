@@ -139,16 +139,26 @@ def sections(principal: Principal, controller_id: uuid.UUID) -> list[tuple[str, 
 
 
 def declarable(principal: Principal, controller_id: uuid.UUID) -> list[str]:
-    """The purposes that a person may declare at all, for some call of this controller."""
+    """The purposes that a person may declare at all, for some call of this controller.
+
+    First those that need nothing else, so that the one that is offered opens calls; then those that hold only
+    for what was given to the person as feedback.
+    """
+    found = _declarable(principal, controller_id, feedback=False)
+    given = _declarable(principal, controller_id, feedback=True) - found
+    return [purpose.value for some in (found, given) for purpose in Purpose if purpose in some]
+
+
+def _declarable(principal: Principal, controller_id: uuid.UUID, *, feedback: bool) -> set[Purpose]:
     found: set[Purpose] = set()
     for grant in principal.grants:
         if grant.controller_id != controller_id:
             continue
         agents = tuple(sorted({*grant.values, *([principal.agent_code] if principal.agent_code else [])}))
         for queue in (None, *sorted(grant.values)):
-            target = Target(agents=agents, queue=queue, source_id=None, feedback=True)
+            target = Target(agents=agents, queue=queue, source_id=None, feedback=feedback)
             found.update(purposes_for(principal, controller_id, target))
-    return [purpose.value for purpose in Purpose if purpose in found]
+    return found
 
 
 def local(target: str | None) -> str:

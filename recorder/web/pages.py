@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from aiohttp import web
 
 from recorder.access import sessions
-from recorder.access.policy import Action, decide, visible
+from recorder.access.policy import Action, ScopeFilter, decide, visible
 from recorder.access.principals import Principal
 from recorder.api.framework import PRINCIPAL, REQUEST_ID, SERVICES
 from recorder.api.middleware import SESSION_COOKIE, check_same_site
@@ -171,10 +171,17 @@ async def calls(request: web.Request) -> web.StreamResponse:
             "filters": given,
             "filtered": any(given.values()),
             "oldest_first": oldest_first,
+            "own": _only_own(principal, controller.id),
             "turned": _address(kept | ({} if oldest_first else {"order": "oldest"})),
             "next": _address(kept | order | {"cursor": found.next}) if found.next else None,
         },
     )
+
+
+def _only_own(principal: Principal, controller_id: uuid.UUID) -> str | None:
+    """The agent code of a person who sees no calls but those that bear it."""
+    mine = ScopeFilter(agents=frozenset({principal.agent_code or ""}))
+    return principal.agent_code if visible(principal, controller_id) == (mine,) else None
 
 
 async def recording(request: web.Request) -> web.StreamResponse:

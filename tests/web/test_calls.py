@@ -54,6 +54,26 @@ async def test_an_empty_list_says_what_to_do(visit: Visit) -> None:
         assert "No call matches these filters" in await visitor.page.inner_text(".empty")
 
 
+async def test_an_agent_hears_their_own_calls_from_the_first_page_on(visit: Visit) -> None:
+    async with visit("agent") as visitor:
+        assert "those that bear your agent code, A-17" in await visitor.page.inner_text(".head")
+        assert await visitor.page.input_value("select[name=purpose]") == "quality", "not what needs a link"
+        open_ones = visitor.page.locator("tbody tr:not(.closed)")
+        assert await open_ones.count() > 0
+        await open_ones.first.locator("a").click()
+        await visitor.wave_is_drawn()
+        await visitor.page.keyboard.press("Space")
+        await visitor.until("document.querySelector('audio').currentTime > 0.1")
+
+
+async def test_an_agent_without_calls_is_told_why(visit: Visit, demo: Demo) -> None:
+    asked = ("user", "add", "newcomer", "--name", "Nea Newcomer", "--role", "agent", "--agent-code", "A-99")
+    demo.command(*asked, "--controller", "fi-main", "--password-stdin", given="a-long-enough-password\n")
+    async with visit() as visitor:
+        await visitor.sign_in("newcomer", "a-long-enough-password")
+        assert "your agent code, A-99, and none does" in await visitor.page.inner_text(".empty")
+
+
 async def test_keys_walk_the_list_and_open_a_call(visit: Visit) -> None:
     async with visit("quality") as visitor:
         focused = "document.activeElement.getAttribute('href')"
