@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -17,6 +18,10 @@ from recorder.catalogue.tables import AuditCheckpoint, AuditEntry
 from recorder.errors import Corrupt, Erased, FieldError, InvalidInput, NotFound, Unavailable
 
 MAX_PAGE: Final = 500
+LOOK: Final = 5000
+"""Places that `recent` looks through at once, however few of their entries it is asked for."""
+_SLACK: Final = timedelta(minutes=10)
+"""By how much entries may stand out of the order of their times: they are written a moment after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +128,7 @@ async def entries_page(
         if value is not None:
             query = query.where(column == value)
     if action is not None:
-        begins = action.endswith(".")
-        condition = (
-            AuditEntry.action.startswith(action, autoescape=True) if begins else AuditEntry.action == action
-        )
-        query = query.where(condition)
+        query = query.where(_is_action(action))
     if after is not None:
         query = query.where(AuditEntry.index < after if newest_first else AuditEntry.index > after)
     query = query.order_by(AuditEntry.index.desc() if newest_first else AuditEntry.index)
@@ -136,6 +137,81 @@ async def entries_page(
     found = [EntryView(*row) for row in rows]
     items = tuple(found[:limit])
     return Page(items, items[-1].index if len(found) > limit else None)
+
+
+async def recent(
+    session: AsyncSession,
+    object_type: str,
+    *,
+    controller_id: uuid.UUID,
+    before: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    action: str | None = None,
+    limit: int = 25,
+    look: int = LOOK,
+) -> Page:
+    """The newest entries about objects of one type, by place: never the whole log for one page.
+
+    Args:
+        session: For reading.
+        object_type: For example ``recording``.
+        controller_id: Whose.
+        before: Cursor of the page before.
+        since: Only from this instant on.
+        until: Only before this instant.
+        action: As for `entries_page`.
+        limit: At most this many, up to ``MAX_PAGE``.
+        look: At most so many places are looked through; a page may have few entries, or none, and a next one.
+    """
+    limit = max(1, min(limit, MAX_PAGE))
+    last = await session.scalar(sa.select(sa.func.max(AuditEntry.index)))
+    top = 0 if last is None else last + 1
+    if until is not None:
+        top = await _place(session, until + _SLACK, top)
+    if before is not None:
+        top = min(top, before)
+    end = 0 if since is None else await _place(session, since - _SLACK, top)
+    bottom = max(end, top - look)
+    query = sa.select(AuditEntry.id, AuditEntry.index, AuditEntry.payload).where(
+        AuditEntry.index >= bottom,
+        AuditEntry.index < top,
+        AuditEntry.controller_id == controller_id,
+        AuditEntry.object_type == object_type,
+        sa.func.length(AuditEntry.payload) > 0,  # what was disposed of tells nothing any more
+    )
+    if since is not None:
+        query = query.where(AuditEntry.at >= since)
+    if until is not None:
+        query = query.where(AuditEntry.at < until)
+    if action is not None:
+        query = query.where(_is_action(action))
+    rows = await session.execute(query.order_by(AuditEntry.index.desc()).limit(limit + 1))
+    found = [EntryView(*row) for row in rows]
+    items = tuple(found[:limit])
+    if len(found) > limit:
+        return Page(items, items[-1].index)
+    return Page(items, bottom if bottom > end else None)
+
+
+async def _place(session: AsyncSession, moment: datetime, size: int) -> int:
+    """The first of ``size`` places whose entry is not before a moment, found by halving."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        query = sa.select(AuditEntry.at).where(AuditEntry.index >= middle).order_by(AuditEntry.index).limit(1)
+        at = await session.scalar(query)
+        if at is not None and at < moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _is_action(action: str) -> sa.ColumnElement[bool]:
+    if action.endswith("."):
+        return AuditEntry.action.startswith(action, autoescape=True)
+    return AuditEntry.action == action
 
 
 async def checkpoint_note(session: AsyncSession, size: int | None = None) -> AuditCheckpoint:

@@ -19,6 +19,9 @@ _WORDS: Final = {
     "recording.conflict": "Sent again with other bytes",
     "recording.linked": "Linked to a customer",
     "recording.viewed": "Opened its personal details",
+    "recording.assessed": "Assessed",
+    "recording.copied": "Copied",
+    "recording.disclosed": "Disclosed",
     "peaks.made": "Wave drawn",
     "rendition.made": "Playback version made",
     "redacted.made": "Muted version made",
@@ -40,6 +43,18 @@ _WORDS: Final = {
     "erasure.destroy_keys": "Keys destroyed",
     "erasure.finished": "Erased; the certificate is signed",
 }
+KINDS: Final = {
+    "listen.": "Listening",
+    "access.refused": "Refusals of access",
+    "link.": "Listening links",
+    "recording.": "Arrival, views, assessments",
+    "recording.stored": "Received and stored",
+    "recording.viewed": "Opened its personal details",
+    "rendition.": "Playback versions",
+    "redacted.": "Muted versions",
+    "quarantine.": "Decisions on quarantine",
+}
+"""By what the newest entries about recordings can be narrowed: an action, or how actions begin."""
 _MACHINES: Final = {"source": "Telephony source", "token": "API client", "link": "Listening link"}
 _PARTS: Final = {"sweep": "Sweep", "renditions": "Renditions", "erasure": "Erasure"}
 
@@ -83,6 +98,41 @@ def acts(entries: Iterable[EntryView], people: Mapping[str, str], zone: str) -> 
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One of the newest entries about recordings: when, what, which; nobody by name."""
+
+    when: str
+    iso: str
+    what: str
+    outcome: str
+    recording: str
+    index: int | None
+
+
+def lines(entries: Iterable[EntryView], zone: str) -> list[Line]:
+    """The entries in the order given."""
+    found = []
+    for view in entries:
+        entry = view.entry
+        moment = datetime.fromisoformat(str(entry["time"]))
+        found.append(
+            Line(
+                when=exact(moment, ZoneInfo(zone)),
+                iso=moment.isoformat(),
+                what=_words(str(entry["action"])),
+                outcome=str(entry["outcome"]),
+                recording=str(entry["object"]["id"]),
+                index=view.index,
+            )
+        )
+    return found
+
+
+def _words(action: str) -> str:
+    return _WORDS.get(action, action.replace(".", ": ").replace("_", " ").capitalize())
+
+
 def _act(
     view: EntryView,
     entry: Mapping[str, Any],
@@ -108,7 +158,7 @@ def _act(
         iso=moment.isoformat(),
         who=who,
         who_id=name if kind in ("account", "source", "token", "link") else "",
-        what=_WORDS.get(action, action.replace(".", ": ").replace("_", " ").capitalize()),
+        what=_words(action),
         outcome=str(entry["outcome"]),
         purpose=PURPOSES.get(purpose, purpose),
         detail=detail,

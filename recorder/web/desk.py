@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from aiohttp import web
 
 from recorder.access.accounts import load_principal
+from recorder.access.policy import Action, decide
 from recorder.api.framework import REQUEST_ID
-from recorder.audit.query import EntryView
+from recorder.audit.query import EntryView, recent
 from recorder.catalogue.tables import Controller
 from recorder.errors import InvalidInput, NotFound
 from recorder.ingest import quarantine
@@ -73,17 +77,77 @@ async def judge(request: web.Request) -> web.StreamResponse:
 
 
 async def find_custody(request: web.Request) -> web.StreamResponse:
-    """Ask for a recording by its id: auditors know no list of calls."""
+    """The newest entries about recordings, for whoever reads the log, or a recording by its id."""
     shown = await frame(request, "custody")
     asked = request.query.get("recording", "").strip()
     if not asked:
-        return render("custody_find.html", shown | {"asked": "", "failure": None})
+        return render(
+            "custody_find.html", shown | {"asked": "", "failure": None, **await _newest(request, shown)}
+        )
     try:
         recording_id = uuid.UUID(asked)
     except ValueError:
         failure = "That is not the id of a recording. It has 32 hexadecimal digits, with or without dashes."
-        return render("custody_find.html", shown | {"asked": asked[:100], "failure": failure}, 422)
+        return render(
+            "custody_find.html", shown | {"asked": asked[:100], "failure": failure, "log": None}, 422
+        )
     raise web.HTTPSeeOther(f"/app/calls/{recording_id}/custody")
+
+
+async def _newest(request: web.Request, shown: dict[str, Any]) -> dict[str, Any]:
+    """A page of the newest entries about recordings; nothing for those who do not read the log."""
+    services, principal = caller(request)
+    controller: Controller = shown["controller"]
+    if not decide(principal, Action.VIEW_AUDIT, controller_id=controller.id).allowed:
+        return {"log": None}
+    chosen, action = request.query.get("day", "").strip(), request.query.get("action", "")
+    if action and action not in custody.KINDS:
+        raise InvalidInput("choose one of the listed acts")
+    since, until = _day(chosen, ZoneInfo(controller.time_zone)) if chosen else (None, None)
+    cursor = request.query.get("before", "")
+    if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 16):
+        raise InvalidInput("before: give the number of an entry")
+    async with services.database.snapshot() as session:
+        found = await recent(
+            session,
+            "recording",
+            controller_id=controller.id,
+            before=int(cursor) if cursor else None,
+            since=since,
+            until=until,
+            action=action or None,
+            limit=_PAGE,
+        )
+    kept = {name: value for name, value in (("day", chosen), ("action", action)) if value}
+    onward = None if found.next is None else f"/app/custody?{urlencode(kept | {'before': str(found.next)})}"
+    return {
+        "log": custody.lines(found.items, controller.time_zone),
+        "day": chosen,
+        "action": action,
+        "kinds": custody.KINDS,
+        "narrowed": bool(kept),
+        "later": bool(cursor),
+        "first": f"/app/custody?{urlencode(kept)}",
+        "next": onward,
+    }
+
+
+def _day(chosen: str, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """The beginning of a day and of the next one.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        first = date.fromisoformat(chosen)
+        if not 1900 <= first.year <= 9000:
+            raise ValueError
+    except ValueError:
+        raise InvalidInput("day: give a date, for example 2026-03-05") from None
+    after = first + timedelta(days=1)
+    return datetime(first.year, first.month, first.day, tzinfo=zone), datetime(
+        after.year, after.month, after.day, tzinfo=zone
+    )
 
 
 async def show_custody(request: web.Request) -> web.StreamResponse:

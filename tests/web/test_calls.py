@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.web.conftest import Demo, Visit
+from tests.web.test_accessibility import check
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400), pytest.mark.asyncio(loop_scope="session")]
 
@@ -189,6 +190,57 @@ async def test_custody_tells_who_listened_when_for_what_and_how_it_began(visit: 
         assert "Received and stored" in lines[0]
         (heard,) = [line for line in lines if "isten" in line and "quality" in line]
         assert "API client" in heard
+
+
+async def test_an_auditor_begins_with_what_happened_lately(visit: Visit, demo: Demo) -> None:
+    call = demo.recordings("quality", queue="orders")[0]["id"]
+    demo.ask("quality", f"/api/v1/recordings/{call}/audio?purpose=quality")
+    async with visit("auditor", java_script_enabled=False) as visitor:
+        await visitor.open("/app/custody")
+        numbers = [int(n) for n in await visitor.page.locator("tbody td:last-child").all_inner_texts()]
+        assert len(numbers) == 25
+        assert numbers == sorted(numbers, reverse=True)
+        await visitor.page.click("text=Older entries")
+        older = [int(n) for n in await visitor.page.locator("tbody td:last-child").all_inner_texts()]
+        assert max(older) < min(numbers)
+        await visitor.page.click("text=Newest entries")
+
+        await visitor.page.select_option("[name=action]", label="Listening")
+        async with visitor.page.expect_navigation():
+            await visitor.page.get_by_role("button", name="Show").last.click()
+        assert "action=listen." in visitor.page.url
+        shown = await visitor.page.locator("tbody td:nth-child(2)").all_inner_texts()
+        assert set(shown) <= {
+            "Began to listen",
+            "Listened",
+            "Was refused to listen",
+            "RefusedWas refused to listen",
+        }
+        await visitor.page.locator(f"tbody a:text('{call}')").first.click()
+        assert f"Recording {call}" in await visitor.page.inner_text(".head")
+
+        await visitor.open("/app/custody?day=2020-02-29")
+        assert "No entry fits" in await visitor.page.inner_text(".empty")
+        visitor.expected = {422}
+        for query in ("day=2026-02-30", "action=listen", "before=-1", "before=" + "9" * 40):
+            assert await visitor.open(f"/app/custody?{query}") == 422
+
+
+async def test_the_newest_entries_keep_the_rules(visit: Visit, axe: str) -> None:
+    for scheme in ("light", "dark"):
+        async with visit("auditor", color_scheme=scheme) as visitor:
+            for width in (1440, 390):
+                await visitor.page.set_viewport_size({"width": width, "height": 844})
+                await visitor.open("/app/custody")
+                assert await visitor.tell("document.documentElement.scrollWidth <= innerWidth")
+                await check(visitor, axe, f"newest entries at {width} in {scheme}")
+
+
+async def test_the_log_is_for_those_who_may_read_it(visit: Visit) -> None:
+    async with visit("privacy") as visitor:
+        await visitor.open("/app/custody")
+        assert await visitor.page.locator("table").count() == 0
+        assert await visitor.page.locator("[name=recording]").count() == 1
 
 
 async def test_custody_says_what_is_no_id(visit: Visit) -> None:

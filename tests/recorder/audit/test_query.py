@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -104,6 +106,66 @@ async def test_filters(services: Services, controller: Controller) -> None:
     assert await count(object_id="r1") == 4
     assert await count(object_id="r2") == 0
     assert await count(limit=0) == 1  # at least one, so that a cursor always moves
+
+
+@pytest.fixture
+async def log_of_days(services: Services, controller: Controller) -> datetime:
+    """Two entries an hour for two days about recordings and others; the beginning of the first day."""
+    begin = datetime(2026, 3, 5, tzinfo=UTC)
+    async with services.database.transaction() as session:
+        for number in range(96):
+            action = "listen.opened" if number % 32 == 0 else "recording.viewed"
+            kind, owner = ("source", controller.id) if number % 4 == 1 else ("recording", controller.id)
+            owner = uuid.UUID(int=5) if number % 4 == 2 else owner
+            event = AuditEvent(action, "account:a", kind, f"r{number}", controller_id=owner)
+            record(session, event, now=begin + timedelta(minutes=30 * number))
+    await Sequencer(services).run_once()
+    return begin
+
+
+async def told(services: Services, controller: Controller, **asked: Any) -> tuple[list[int], list[int]]:
+    """The numbers of all entries of all pages, and how many each page had."""
+    numbers, pages, before = [], [], None
+    async with services.database.snapshot() as session:
+        while True:
+            page = await query.recent(
+                session, "recording", controller_id=controller.id, before=before, **asked
+            )
+            numbers += [int(view.entry["object"]["id"][1:]) for view in page.items]
+            pages.append(len(page.items))
+            if page.next is None:
+                return numbers, pages
+            assert before is None or page.next < before
+            before = page.next
+
+
+async def test_the_newest_about_a_type_page_by_place(
+    services: Services, controller: Controller, log_of_days: datetime
+) -> None:
+    fitting = [number for number in range(95, -1, -1) if number % 4 in (0, 3)]
+    assert await told(services, controller, limit=20) == (fitting, [20, 20, 8])
+    # Few places at once: no page misses or repeats an entry, and pages may be empty.
+    assert (await told(services, controller, look=3))[0] == fitting
+    numbers, pages = await told(services, controller, look=10, action="listen.")
+    assert numbers == [64, 32, 0]
+    assert 0 in pages
+    assert (await told(services, controller, action="listen"))[0] == []
+
+
+async def test_a_day_of_the_log_is_found_without_reading_the_others(
+    services: Services, controller: Controller, log_of_days: datetime
+) -> None:
+    noon, evening = log_of_days + timedelta(hours=12), log_of_days + timedelta(hours=20)
+    fitting = [number for number in range(39, 23, -1) if number % 4 in (0, 3)]
+    assert (await told(services, controller, since=noon, until=evening))[0] == fitting
+    # Looked for at the day itself, not page by page from the end of the log
+    assert (await told(services, controller, since=noon, until=evening, look=20))[1] == [len(fitting)]
+    for outside in (log_of_days - timedelta(days=1), log_of_days + timedelta(days=3)):
+        assert await told(services, controller, since=outside, until=outside + timedelta(days=1)) == ([], [0])
+
+
+async def test_the_newest_of_an_empty_log(services: Services, controller: Controller) -> None:
+    assert await told(services, controller) == ([], [0])
 
 
 async def test_the_history_of_an_object_includes_what_waits(grown: Services, write: Write) -> None:
