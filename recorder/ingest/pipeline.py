@@ -299,8 +299,24 @@ class Intake:
                 self._note_failure(error)
                 self._services.uploads.spooled.set()
                 return spooled.outcome(self._services.keyring, item)
-            await spool.remove(item)
+            await self._done_with(item, spooled, settled, spool)
         return answer(settled)
+
+    async def _done_with(self, item: SpoolItem, spooled: Spooled, settled: Settled, spool: Spool) -> None:
+        """Take what is settled out of the spool; first write down where its id leads, if not to itself.
+
+        A repeat that came meanwhile found the item there and was told its id.
+        """
+        try:
+            if spooling.leads_elsewhere(item, settled):
+                await spooling.note_drained(
+                    self._services, item, spooled, settled, now=self._services.clock.now()
+                )
+        except Unavailable as error:
+            self._note_failure(error)
+            self._services.uploads.spooled.set()  # the drainer settles it again, and writes it down then
+            return
+        await spool.remove(item)
 
     async def _write(
         self, push: _Push, arrival: Arrival, kept: AsyncIterable[Chunk], spool: Spool

@@ -379,6 +379,11 @@ async def receipt_of_alias(services: Services, given: uuid.UUID, alias: Alias) -
     )
 
 
+def leads_elsewhere(item: SpoolItem, settled: Settled) -> bool:
+    """Whether no recording bears the id of a delivery that is settled."""
+    return _ending(item, settled)[1] != item.id
+
+
 def _ending(item: SpoolItem, settled: Settled) -> tuple[str, uuid.UUID | None]:
     if settled.kind is OutcomeKind.ERASED:
         return "erased", None

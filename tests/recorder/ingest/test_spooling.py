@@ -42,6 +42,7 @@ from recorder.ingest.digests import DigestCheck
 from recorder.ingest.draining import ATTEMPTS, Drainer
 from recorder.ingest.pipeline import Intake
 from recorder.ingest.request import IngestRequest, Outcome, OutcomeKind
+from recorder.ingest.settling import Settled, Settler
 from recorder.ingest.snapshot import refresh
 from recorder.ingest.uploading import KEPT, Retained
 from recorder.offline import MAX_AGE, OfflineAdmission
@@ -218,6 +219,39 @@ async def test_a_sender_that_never_retries_loses_nothing_of_a_large_body(
     second = await push(services, source, request(external_id="call-2"), large)
     assert second.kind is OutcomeKind.CREATED
     assert spool_of(services).figures().items == 0
+
+
+async def test_an_id_told_while_a_repeat_is_being_settled_leads_to_the_first_recording(
+    spooling_services: Services, controller: Controller, wav: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender gave up waiting twice: one repeat is on disk and being settled when the next arrives."""
+    services = spooling_services
+    source = await make_source(services, controller, "switch")
+    async with services.database.transaction() as session:
+        (await session.get_one(Source, source.id)).kind = "rtpengine"
+    first = await push(services, source, request(), wav)
+    assert first.kind is OutcomeKind.CREATED
+
+    settle, begun, go = Settler.settle, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Settled:
+        begun.set()
+        await go.wait()
+        return await settle(*given)
+
+    monkeypatch.setattr(Settler, "settle", slowly)
+    second = asyncio.create_task(push(services, source, request(), wav))
+    await begun.wait()
+    third = await push(services, source, request(), wav)
+    assert (third.kind, third.recording_id == first.recording_id) == (OutcomeKind.SPOOLED, False)
+    go.set()
+    told = await second
+    assert (told.kind, told.recording_id) == (OutcomeKind.REPEATED, first.recording_id)
+    assert spool_of(services).figures().items == 0
+    assert third.recording_id is not None
+    leads_to = await spooling.whereabouts(services, third.recording_id, [source.controller_id])
+    assert leads_to == first.recording_id
+    assert await receipt(services, source, third.recording_id) == third.receipt
 
 
 @pytest.mark.parametrize("committed", [True, False])
