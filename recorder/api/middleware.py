@@ -140,8 +140,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             log.exception(
                 "unexpected failure", extra={"request_id": request_id, "route": route_name(request)}
             )
-        elif known is not error:
-            log.warning("refused by a dependency", extra={"request_id": request_id}, exc_info=error)
+        else:
+            note_dependency(error, known, request_id)
         if request.get(STREAMING):
             raise  # headers are out: only a broken connection tells the client
         response = internal_problem(request_id) if known is None else problem_response(known, request_id)
@@ -149,6 +149,12 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             # Senders on libcurl show a password only when they are asked for one (RFC 7617).
             response.headers.add(hdrs.WWW_AUTHENTICATE, 'Basic realm="recorder", charset="UTF-8"')
         return response
+
+
+def note_dependency(error: Exception, known: RecorderError, request_id: str) -> None:
+    """Log what ended a request in a store or database; the caller learns no more than that it did."""
+    if known is not error or (isinstance(error, Unavailable) and error.__cause__ is not None):
+        log.warning("refused by a dependency", extra={"request_id": request_id}, exc_info=error)
 
 
 async def _led_elsewhere(request: web.Request) -> web.Response | None:

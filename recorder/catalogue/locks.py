@@ -1,4 +1,11 @@
-"""Locks on values rather than rows: for "look, and if it is not there, insert"."""
+"""Locks on values rather than rows: for "look, and if it is not there, insert".
+
+Rows are locked in one order everywhere: controller, customers, recordings, subject. Customers and recordings
+are locked with ``key_share=True`` (PostgreSQL's FOR NO KEY UPDATE), because other rows point at them: the
+check of a foreign key takes FOR KEY SHARE on the row it names, in no order that anybody chose, and would
+wait for a full FOR UPDATE, perhaps of the very transaction that waits for it (PostgreSQL, "Explicit Locking",
+13.3.2).
+"""
 
 from __future__ import annotations
 

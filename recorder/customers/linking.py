@@ -8,7 +8,7 @@ from recorder.access.guard import permit
 from recorder.access.policy import Action
 from recorder.access.principals import Principal
 from recorder.catalogue.enums import LinkRole
-from recorder.catalogue.tables import Recording
+from recorder.catalogue.tables import Customer, Recording
 from recorder.customers.matching import link_recording
 from recorder.customers.records import living
 from recorder.disposition.evaluation import reevaluate, reevaluate_customer
@@ -50,8 +50,11 @@ async def link_by_person(
         raise Forbidden("only a person may say whose call it is; a token is not one", reason="not-a-person")
     now = services.clock.now()
     async with services.database.transaction() as session:
+        # Whose call it was is locked as well, before the recording: see `recorder.catalogue.locks`.
+        for known in sorted({customer_id, seen.customer_id or customer_id}):
+            await session.get(Customer, known, with_for_update={"key_share": True})
         customer = await living(session, seen.controller_id, customer_id)
-        recording = await session.get_one(Recording, recording_id, with_for_update=True)
+        recording = await session.get_one(Recording, recording_id, with_for_update={"key_share": True})
         before = recording.customer_id
         await link_recording(
             session,

@@ -249,7 +249,7 @@ async def _forget_call(session: AsyncSession, customer_id: uuid.UUID, recording_
     await session.execute(
         sa.delete(Contact).where(Contact.customer_id == customer_id, Contact.recording_id == recording_id)
     )
-    customer = await session.get_one(Customer, customer_id, with_for_update=True)
+    customer = await session.get_one(Customer, customer_id, with_for_update={"key_share": True})
     counting = [kind for kind in ContactKind if kind.counts]
     customer.last_contact_at = await session.scalar(
         sa.select(sa.func.max(Contact.at)).where(
@@ -434,7 +434,7 @@ async def adopt_unlinked(
             ),
         )
         .order_by(Recording.id)
-        .with_for_update(of=Recording)
+        .with_for_update(of=Recording, key_share=True)
     )
     linked: list[uuid.UUID] = []
     for recording in waiting.all():

@@ -355,7 +355,7 @@ async def by_number(session: AsyncSession, controller_id: uuid.UUID, digest: byt
             Customer.erased_at.is_(None),
         )
         .limit(1)
-        .with_for_update(of=Customer)
+        .with_for_update(of=Customer, key_share=True)
     )
     return (await session.scalars(query)).one_or_none()
 
@@ -525,7 +525,7 @@ async def living(session: AsyncSession, controller_id: uuid.UUID, customer_id: u
     Raises:
         NotFound: there is none here, or it was erased.
     """
-    customer = await session.get(Customer, customer_id, with_for_update=True)
+    customer = await session.get(Customer, customer_id, with_for_update={"key_share": True})
     if customer is None or customer.controller_id != controller_id or customer.erased_at is not None:
         raise NotFound("there is no such customer")
     return customer

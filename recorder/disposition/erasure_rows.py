@@ -67,7 +67,7 @@ async def lock_targets(session: AsyncSession, erasure: Erasure) -> list[Recordin
     query = sa.select(Recording).where(Recording.state.in_(ALIVE))
     if erasure.customer_id is not None:
         await session.execute(
-            sa.select(Customer.id).where(Customer.id == erasure.customer_id).with_for_update()
+            sa.select(Customer.id).where(Customer.id == erasure.customer_id).with_for_update(key_share=True)
         )
         meant = Recording.customer_id == erasure.customer_id
     else:
@@ -75,7 +75,10 @@ async def lock_targets(session: AsyncSession, erasure: Erasure) -> list[Recordin
     if erasure.scope != "original" and erasure.ground in _BY_PERSON:
         meant = sa.or_(meant, _conflicting(erasure))
     query = (
-        query.where(meant).order_by(Recording.id).with_for_update().execution_options(populate_existing=True)
+        query.where(meant)
+        .order_by(Recording.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
     )
     return list(await session.scalars(query))
 

@@ -76,7 +76,7 @@ async def open_customer(
         Conflict: an erasure of this customer on another ground is not finished.
     """
     async with services.database.transaction() as session:
-        customer = await session.get(Customer, customer_id, with_for_update=True)
+        customer = await session.get(Customer, customer_id, with_for_update={"key_share": True})
         if customer is None:
             raise NotFound("no such customer")
         found = await _open(session, Erasure.customer_id == customer_id)
@@ -132,7 +132,9 @@ async def open_recording(
         NotFound: there is no such recording.
         Erased: it is gone already, or another erasure is taking it.
     """
-    recording = await session.get(Recording, recording_id, with_for_update=True, populate_existing=True)
+    recording = await session.get(
+        Recording, recording_id, with_for_update={"key_share": True}, populate_existing=True
+    )
     if recording is None:
         raise NotFound("no such recording")
     found = await _open(session, sa.and_(Erasure.recording_id == recording_id, Erasure.scope == scope))

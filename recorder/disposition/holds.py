@@ -449,7 +449,9 @@ async def _lock_target(
     if (recording_id is None) == (customer_id is None):
         raise InvalidInput("name either a recording or a customer")
     if customer_id is not None:
-        customer = await session.get(Customer, customer_id, with_for_update=True, populate_existing=True)
+        customer = await session.get(
+            Customer, customer_id, with_for_update={"key_share": True}, populate_existing=True
+        )
         if customer is None or customer.controller_id != controller_id:
             raise NotFound("no such customer")
     ids = await recordings_of(session, customer_id) if customer_id is not None else [recording_id]
@@ -457,7 +459,7 @@ async def _lock_target(
         sa.select(Recording)
         .where(Recording.id.in_([i for i in ids if i is not None]))
         .order_by(Recording.id)
-        .with_for_update()
+        .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     )
     found = [r for r in await session.scalars(query) if r.controller_id == controller_id]

@@ -146,7 +146,9 @@ async def _declare(
     request_id: str | None,
 ) -> list[StoredObjectRow]:
     """Put the span on the recording and take the key of what was made without it."""
-    recording = await session.get(Recording, recording_id, with_for_update=True, populate_existing=True)
+    recording = await session.get(
+        Recording, recording_id, with_for_update={"key_share": True}, populate_existing=True
+    )
     if recording is None:
         raise NotFound("no such recording")
     _refuse_gone(recording)
@@ -235,7 +237,9 @@ async def _enter_copy(
     written: WrittenObject,
 ) -> bool:
     """Returns whether it is the recording's audio now; not where another one was quicker."""
-    recording = await session.get(Recording, recording_id, with_for_update=True, populate_existing=True)
+    recording = await session.get(
+        Recording, recording_id, with_for_update={"key_share": True}, populate_existing=True
+    )
     if recording is None:
         raise NotFound("no such recording")
     _refuse_gone(recording)
@@ -376,7 +380,7 @@ async def _settle(services: Services, recording_id: uuid.UUID, copy: _Copy, acto
     try:
         async with services.database.transaction() as session:
             recording = await session.get(
-                Recording, recording_id, with_for_update=True, populate_existing=True
+                Recording, recording_id, with_for_update={"key_share": True}, populate_existing=True
             )
             if recording is None:
                 raise NotFound("no such recording")

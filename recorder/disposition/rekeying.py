@@ -42,7 +42,7 @@ async def lock_subject(session: AsyncSession, subject_id: uuid.UUID) -> Subject:
         await session.scalars(
             sa.select(Subject)
             .where(Subject.id == subject_id)
-            .with_for_update()
+            .with_for_update(key_share=True)
             .execution_options(populate_existing=True)
         )
     ).one()

@@ -104,7 +104,9 @@ async def _move(session: AsyncSession, services: Services, subject_id: uuid.UUID
     # The locks that writers of personal fields and of objects take, before the key changes under them.
     mine = RightsRequest.subject_id == subject_id
     await session.execute(sa.select(RightsRequest.id).where(mine).with_for_update())
-    await session.execute(sa.select(Customer.id).where(Customer.subject_id == subject_id).with_for_update())
+    await session.execute(
+        sa.select(Customer.id).where(Customer.subject_id == subject_id).with_for_update(key_share=True)
+    )
     recordings = await lock_recordings_of(session, subject_id)
     subject = await lock_subject(session, subject_id)
     if subject.wrapped_key is None or subject.epoch >= current:

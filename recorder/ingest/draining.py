@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from recorder.audit.log import refuse_if_rolled_back
 from recorder.catalogue.tables import SpoolState
@@ -187,6 +188,11 @@ class Drainer:
             },
             "told_at": self._services.clock.now(),
         }
+        # The first time, another task or process may tell it at the same moment: once is enough.
+        with contextlib.suppress(IntegrityError):
+            await self._write(values)
+
+    async def _write(self, values: dict[str, Any]) -> None:
         async with self._services.database.transaction() as session:
             mine = SpoolState.id == self._state_id
             known = await session.scalar(

@@ -206,7 +206,7 @@ async def _settle(
 ) -> None:
     now = services.clock.now()
     async with services.database.transaction() as session:
-        row = await session.get_one(Recording, recording_id, with_for_update=True)
+        row = await session.get_one(Recording, recording_id, with_for_update={"key_share": True})
         if row.state not in _ALIVE:
             return
         before = row.state

@@ -101,7 +101,7 @@ async def decide(
     )
     now = services.clock.now()
     async with services.database.transaction() as session:
-        row = await session.get_one(Recording, recording_id, with_for_update=True)
+        row = await session.get_one(Recording, recording_id, with_for_update={"key_share": True})
         if row.state in _GONE:
             raise Erased("the recording was erased")
         if row.state is not RecordingState.QUARANTINED:

@@ -238,7 +238,7 @@ async def write_rows(
     match = await match_of(session, services, delivery)
     customer: Customer | None = None
     if match.certain:
-        customer = await session.get_one(Customer, match.customers[0], with_for_update=True)
+        customer = await session.get_one(Customer, match.customers[0], with_for_update={"key_share": True})
         subject = await session.get_one(Subject, customer.subject_id)
         rows: list[Base] = []
     else:

@@ -256,7 +256,9 @@ async def _repair(services: Services, finding: Finding) -> None:
         recording = (
             None
             if row is None
-            else await session.get(Recording, row.recording_id, with_for_update=True, populate_existing=True)
+            else await session.get(
+                Recording, row.recording_id, with_for_update={"key_share": True}, populate_existing=True
+            )
         )
         if row is None or recording is None or row.wrapped_key is None:
             raise Conflict("the object is gone; recheck", kind="finding-gone")

@@ -143,7 +143,7 @@ async def decide(
         row.ground = None if decided.ground is None else decided.ground.value
         if decided.stage is RequestStage.GRANTED:
             customer_id = register.require_identity(row)
-            await session.get_one(Customer, customer_id, with_for_update=True)
+            await session.get_one(Customer, customer_id, with_for_update={"key_share": True})
             outcome = await outcome_of(session, row, decided, now)
             await _store(session, row, outcome, now)
             if outcome.refused:
@@ -232,7 +232,7 @@ async def _reached(session: AsyncSession, row: RightsRequest, *, lock: bool) -> 
             .order_by(Recording.id)
             .execution_options(populate_existing=True)
         )
-        found += await session.scalars(query.with_for_update() if lock else query)
+        found += await session.scalars(query.with_for_update(key_share=True) if lock else query)
     if row.kind is RequestKind.ERASURE:
         found = [recording for recording in found if recording.customer_id == row.customer_id]
     return found

@@ -330,7 +330,9 @@ async def _settle(job: _Build, written: WrittenObject) -> bool:
 
 async def _all_there(session: AsyncSession, row: RightsRequest, ids: Sequence[uuid.UUID]) -> bool:
     """Whether the customer and every recording live, locked against an erasure that begins now."""
-    customer = await session.get_one(Customer, row.customer_id, with_for_update=True, populate_existing=True)
+    customer = await session.get_one(
+        Customer, row.customer_id, with_for_update={"key_share": True}, populate_existing=True
+    )
     living = 0
     for start in range(0, len(ids), CHUNK):
         query = (

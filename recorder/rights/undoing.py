@@ -55,7 +55,7 @@ async def undo(
         before = row.customer_id
         if before is not None:
             # The lock that evaluation's other writers take; an erased customer has nothing to give back.
-            await session.get(Customer, before, with_for_update=True)
+            await session.get(Customer, before, with_for_update={"key_share": True})
         await _take_back(session, services, row, principal.actor, now, request_id)
         await session.execute(sa.delete(RequestItem).where(RequestItem.request_id == row.id))
         register.audit(

@@ -18,7 +18,7 @@ from recorder.access.accounts import display_name
 from recorder.access.policy import Action, Target, decide, purposes_for, visible
 from recorder.access.principals import Principal
 from recorder.api.framework import CSRF, PRINCIPAL, REQUEST_ID, SERVICES
-from recorder.api.middleware import check_csrf, route_name
+from recorder.api.middleware import check_csrf, note_dependency, route_name
 from recorder.api.problems import kind_of, translate
 from recorder.catalogue.tables import Controller
 from recorder.errors import Erased, Forbidden, MalformedInput, NotFound, RecorderError, Unauthenticated
@@ -74,6 +74,8 @@ def page(handler: Handler, *, public: bool = False) -> Handler:
             if known is None:
                 details = {"request_id": request[REQUEST_ID], "route": route_name(request)}
                 log.exception("unexpected failure", extra=details)
+            else:
+                note_dependency(error, known, request[REQUEST_ID])
             return await _message(request, known)
 
     return serve

@@ -76,6 +76,7 @@ class Result:
         statuses: of every request; 0 where no answer came.
         finals: last answers, by kind of sender.
         struck: faults, in their order.
+        unexpected: what the processes logged of failures that nobody expected.
         report: the checker's counts and findings.
     """
 
@@ -83,6 +84,7 @@ class Result:
     statuses: Counter[int] = field(default_factory=Counter)
     finals: dict[str, Counter[int]] = field(default_factory=dict)
     struck: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     proxied: dict[str, int] = field(default_factory=dict)
     reconciled: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -100,6 +102,7 @@ class Result:
             "faults": dict(Counter(self.struck)),
             "store_proxy": self.proxied,
             "reconciled": self.reconciled,
+            "unexpected": self.unexpected,
             "seconds": {k: round(v, 1) for k, v in self.seconds.items()},
             **self.report,
         }
@@ -237,6 +240,12 @@ class Run:
             self.result.seconds["reconciled"] = time.monotonic() - began
             began = time.monotonic()
             self.result.report, self.result.code = await checked(self.config(), self.folder)
+            self.result.unexpected = [
+                line
+                for log in own.logs
+                for line in log.read_text(errors="replace").splitlines()
+                if "unexpected failure" in line
+            ]
             self.result.seconds["checked"] = time.monotonic() - began
         return self.result
 

@@ -27,6 +27,7 @@ def proved(result: Result) -> dict[str, Any]:
     told(str(result.seconds))
     assert result.report["findings"] == []
     assert result.code == 0
+    assert result.unexpected == []
     assert 500 not in result.statuses
     counts: dict[str, Any] = result.report["counts"]
     # Every call is told of, and every kind got through.
