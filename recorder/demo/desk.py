@@ -56,6 +56,8 @@ class Desk:
         yield "desk:records", self._call_records
         yield "desk:odd", self._odd_delivery
         yield "desk:approval", self._second_person
+        yield "desk:recipients", self._recipients
+        yield "desk:breach", self._breach
 
     async def _access(self) -> None:
         """Somebody asked for copies three weeks ago: the answer is owed soon."""
@@ -119,6 +121,41 @@ class Desk:
             data=b"recording could not be opened: no space left on device\n",
             headers={"Content-Type": "audio/wav"},
         )
+
+    async def _recipients(self) -> None:
+        """The host's contract ends soon; somebody outside the EEA works under standard clauses."""
+        midnight = datetime.combine(self._demo.first_day, time(), self._zone)
+        host = {
+            "kind": "processor",
+            "name": "Mallihosting Oy",
+            "purpose": "Runs the servers of this service",
+            "country": "FI",
+            "contract_reference": "DPA-2024-03",
+            "contract_expires_at": (midnight + timedelta(days=45)).isoformat(),
+        }
+        abroad = {
+            "kind": "processor",
+            "name": "Example Switchboards Ltd",
+            "purpose": "Maintains the telephone exchange",
+            "country": "GB",
+            "contract_reference": "DPA-2025-11",
+            "contract_expires_at": (midnight + timedelta(days=700)).isoformat(),
+            "safeguard": "standard_contractual_clauses",
+            "safeguard_expires_at": (midnight + timedelta(days=700)).isoformat(),
+        }
+        for recipient in (host, abroad):
+            await self._send(Role.PRIVACY, "POST", "/api/v1/registers/recipients", json=recipient)
+
+    async def _breach(self) -> None:
+        """Copies went to the wrong person; that was noticed yesterday, and the authority waits to be told."""
+        noticed = datetime.combine(self._demo.first_day - timedelta(days=1), time(15, 30), self._zone)
+        body = {
+            "aware_at": noticed.isoformat(),
+            "seen_from": (noticed - timedelta(hours=6)).isoformat(),
+            "seen_until": noticed.isoformat(),
+            "facts": "A letter with copies of two calls was posted to another customer of the same name.",
+        }
+        await self._send(Role.PRIVACY, "POST", "/api/v1/registers/breaches", json=body)
 
     async def _second_person(self) -> None:
         """The operator gives the agent a role that hears calls; that waits for another person.

@@ -46,6 +46,7 @@ _SECTIONS: Final = (
     ("requests", "/app/requests", "Requests", Action.MANAGE_REQUESTS),
     ("matters", "/app/matters", "Matters", Action.MANAGE_MATTERS),
     ("approvals", "/app/approvals", "Approvals", Action.VIEW_APPROVALS),
+    ("registers", "/app/breaches", "Registers", Action.VIEW_REGISTERS),
     ("retention", "/app/retention", "Retention", Action.VIEW_REPORTS),
     ("schedules", "/app/schedules", "Schedules", Action.VIEW_SCHEDULES),
     ("findings", "/app/findings", "Findings", Action.VIEW_HEALTH),

@@ -33,6 +33,7 @@ from recorder.web import (
     desk,
     findings,
     matters,
+    registers,
     reports,
     request_steps,
     requests,
@@ -74,6 +75,7 @@ def mount(app: web.Application) -> None:
     approvals.mount(app)
     findings.mount(app)
     matters.mount(app)
+    registers.mount(app)
     schedules.mount(app)
     app.router.add_get("/app/", page(home))
     app.router.add_get("/app/{other:.+}", page(nothing))

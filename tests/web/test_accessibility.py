@@ -36,6 +36,12 @@ _PAGES = {
     "matters": ("legal", "/app/matters"),
     "a matter": ("legal", "/app/matters/{matter}"),
     "approvals": ("auditor", "/app/approvals"),
+    "breaches": ("privacy", "/app/breaches"),
+    "a breach": ("privacy", "/app/breaches/{breach}"),
+    "a breach to be read": ("auditor", "/app/breaches/{breach}"),
+    "recipients": ("legal", "/app/recipients"),
+    "a recipient": ("legal", "/app/recipients/{recipient}"),
+    "disclosures": ("auditor", "/app/disclosures"),
     "schedules": ("privacy", "/app/schedules"),
     "a schedule": ("auditor", "/app/schedules/1"),
     "findings": ("operator", "/app/findings"),
@@ -71,6 +77,8 @@ async def test_a_page_keeps_the_rules_at_every_size(
         answered=answered,
         customer=demo.customer("100205"),
         matter=demo.json("legal", "/api/v1/matters")["items"][0]["id"],
+        breach=demo.json("auditor", "/api/v1/registers/breaches")["items"][0]["id"],
+        recipient=demo.json("auditor", "/api/v1/registers/recipients")["items"][0]["id"],
     )
     async with visit(role, color_scheme=scheme) as visitor:
         visitor.expected = {410, 422}
@@ -97,11 +105,14 @@ async def test_a_day_by_keyboard_alone(visit: Visit, demo: Demo) -> None:
     async with visit() as visitor:
         keyboard = visitor.page.keyboard
         await visitor.open("/")
-        await keyboard.type("quality")  # the first field has the focus
+        # The first field has the focus: from the first frame on, which may come later than the document.
+        await visitor.until("document.activeElement.matches('input')")
+        await keyboard.type("quality")
         await keyboard.press("Tab")
         await keyboard.type(demo.passwords["quality"])
         await keyboard.press("Enter")
         await visitor.page.wait_for_selector("tbody tr")
+        await visitor.page.wait_for_load_state()  # the scripts have bound their keys
         await keyboard.press("Tab")
         assert await visitor.tell("document.activeElement.textContent") == "Skip to the content"
         assert await visitor.tell("document.activeElement.getBoundingClientRect().left") >= 0

@@ -129,9 +129,9 @@ async def test_the_rail_has_only_what_the_role_may_open(visit: Visit) -> None:
     rails = {
         "quality": ["Calls"],
         "operator": ["Quarantine", "Findings"],
-        "privacy": ["Calls", "Custody", "Requests", "Approvals", "Retention", "Schedules"],
-        "legal": ["Calls", "Custody", "Matters", "Approvals", "Retention", "Schedules"],
-        "auditor": ["Custody", "Approvals", "Retention", "Schedules"],
+        "privacy": ["Calls", "Custody", "Requests", "Approvals", "Registers", "Retention", "Schedules"],
+        "legal": ["Calls", "Custody", "Matters", "Approvals", "Registers", "Retention", "Schedules"],
+        "auditor": ["Custody", "Approvals", "Registers", "Retention", "Schedules"],
     }
     known = {name for names in rails.values() for name in names}
     for role, names in rails.items():
@@ -143,6 +143,9 @@ async def test_the_rail_has_only_what_the_role_may_open(visit: Visit) -> None:
                 ("/app/requests", "Requests"),
                 ("/app/matters", "Matters"),
                 ("/app/approvals", "Approvals"),
+                ("/app/breaches", "Registers"),
+                ("/app/recipients", "Registers"),
+                ("/app/disclosures", "Registers"),
                 ("/app/schedules", "Schedules"),
                 ("/app/findings", "Findings"),
             ):
