@@ -410,6 +410,14 @@ class Checker:
             if (one.key, one.version if versioned else None) not in wanted and one.key not in pieces
         }
         self._orphans(suspects)
+        self._unfinished(uploads)
+
+    def _unfinished(self, uploads: int) -> None:
+        """Nothing is being stored any more, once background work has stored what it has in hand."""
+        deadline = time.monotonic() + self.config.in_hand
+        while uploads and time.monotonic() < deadline:
+            time.sleep(0.5)
+            uploads = stored_objects(self.config.store)[1]
         if uploads:
             self.report.wrong("upload left in the store", uploads)
 
