@@ -5,8 +5,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python -m venv /opt/recorder
 COPY requirements/build.txt requirements/base.txt requirements/
-RUN /opt/recorder/bin/pip install --require-hashes -r requirements/build.txt \
- && /opt/recorder/bin/pip install --require-hashes --no-build-isolation -r requirements/base.txt
+RUN /opt/recorder/bin/pip install --require-hashes --no-deps -r requirements/build.txt \
+ && /opt/recorder/bin/pip install --require-hashes --no-deps --no-build-isolation -r requirements/base.txt
 COPY pyproject.toml README.md ./
 COPY recorder recorder
 COPY storage storage

@@ -88,16 +88,18 @@ $(PLACE_STAMP):
 	else echo "Python 3.11 or newer is needed and was not found: install one (Debian: apt install python3 python3-venv)"; fi >&2; \
 	exit 1
 
+# The lock files are complete. Left to resolve, pip takes a newer release than the locked one where a package is
+# also asked for with an extra, and then refuses it for want of a hash.
 $(RUN_STAMP): $(PLACE_STAMP)
 	@echo "installing the locked requirements"
-	@$(PIP) --require-hashes -r requirements/build.txt
-	@$(PIP) --require-hashes --no-build-isolation --use-pep517 -r requirements/run.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/build.txt
+	@$(PIP) --require-hashes --no-deps --no-build-isolation --use-pep517 -r requirements/run.txt
 	@$(PIP) --no-deps --no-build-isolation --no-index -e .
 	@rm -f $(VENV)/.run-*; touch $@
 
 $(DEV_STAMP): $(PLACE_STAMP)
 	@echo "installing the locked requirements, with those of the tests"
-	@$(PIP) --require-hashes -r requirements/build.txt
-	@$(PIP) --require-hashes --no-build-isolation --use-pep517 -r requirements/dev.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/build.txt
+	@$(PIP) --require-hashes --no-deps --no-build-isolation --use-pep517 -r requirements/dev.txt
 	@$(PIP) --no-deps --no-build-isolation --no-index -e .
 	@rm -f $(VENV)/.dev-*; touch $@

@@ -63,6 +63,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "install",
         "-q",
         "--require-hashes",
+        "--no-deps",
         "--only-binary",
         ":all:",
         "-r",
